@@ -1,0 +1,2 @@
+//! Executors: one per kind of device.
+pub mod cpu;

@@ -1,0 +1,2 @@
+//! The `xlnet` program.
+fn main() {}

@@ -1,0 +1,8 @@
+//! XLNet on hand-written kernels.
+
+mod error;
+
+pub use error::{Error, ErrorKind, Result};
+
+pub mod backend;
+pub mod data;
