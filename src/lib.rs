@@ -6,3 +6,6 @@ pub use error::{Error, ErrorKind, Result};
 
 pub mod backend;
 pub mod data;
+pub mod op;
+pub mod program;
+pub mod tensor;
