@@ -106,7 +106,13 @@ impl<'a> Tensors<'a> {
         Err(Error::shape(self.place(), what, format_args!("{len} elements"), desc.shape))
     }
     /// Requires a condition between sizes.
-    pub fn expect(&self, what: &str, ok: bool, expected: impl std::fmt::Display, got: impl std::fmt::Display) -> Result<()> {
+    pub fn expect(
+        &self,
+        what: &str,
+        ok: bool,
+        expected: impl std::fmt::Display,
+        got: impl std::fmt::Display,
+    ) -> Result<()> {
         if ok { Ok(()) } else { Err(Error::shape(self.place(), what, expected, got)) }
     }
     /// Requires a floating-point tensor.

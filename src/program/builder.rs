@@ -20,8 +20,7 @@ pub struct Builder {
 impl Builder {
     /// An empty program whose floating-point tensors are of type `float`.
     pub fn new(float: DType) -> Self {
-        let program =
-            Program { tensors: vec![], steps: vec![], scopes: vec![String::new()], phases: vec![], float };
+        let program = Program { tensors: vec![], steps: vec![], scopes: vec![String::new()], phases: vec![], float };
         Builder { program, scope: vec![], grads: HashMap::new(), written: vec![] }
     }
 
