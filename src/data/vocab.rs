@@ -151,8 +151,8 @@ pub struct VocabSummary {
 /// Trains a vocabulary and writes it to `out_path`, in one step when it is complete.
 ///
 /// Ids: 0 `<unk>`, 1 `<s>`, 2 `</s>`, then [`CONTROL_SYMBOLS`], then [`USER_DEFINED_SYMBOLS`], then what was learnt,
-/// the frequent first. The same text and options give the same bytes, and those of `spm_train` but for the paths that
-/// it records; only lines without a letter or digit, which `spm_train` counts for their punctuation, are left out.
+/// the frequent first. The same text and options give the same bytes. Pieces and scores are those of `spm_train`, except
+/// that lines without a letter or digit, which it counts for their punctuation, are left out.
 ///
 /// # Errors
 /// Options out of range; files that cannot be read or written; text that does not yield the vocabulary size asked
