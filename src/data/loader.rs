@@ -22,6 +22,8 @@ use super::segment::is_backward;
 use super::tfrecord::RecordReader;
 use crate::{Error, Result};
 
+const MOST_AHEAD: usize = 64; // batches that are ever held ready
+
 /// How a [`Loader`] reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -32,7 +34,7 @@ pub struct LoaderOptions {
     pub block_order: BlockOrder,
     /// Shuffle the files, once for all epochs.
     pub shuffle_files: bool,
-    /// Batches made ahead in a thread of their own; 0 makes each when it is asked for.
+    /// Batches made ahead in a thread of their own, 64 at most; 0 makes each when it is asked for.
     pub prefetch: usize,
     /// Orders of files and permutations depend on this.
     pub seed: u64,
@@ -100,6 +102,12 @@ impl Loader {
             let (reuse, seq) = (reuse_len, settings.seq_len);
             return Err(Error::config(format!(
                 "the records have reuse_len {reuse} and seq_len {seq}; expected 0 < reuse_len < seq_len"
+            )));
+        }
+        if let Some(n) = settings.num_predict.filter(|&n| n > settings.seq_len) {
+            let seq = settings.seq_len;
+            return Err(Error::config(format!(
+                "the records claim num_predict {n}, more than their seq_len {seq}; see their names"
             )));
         }
         let perm_size = options.perm_size.unwrap_or(reuse_len);
@@ -179,7 +187,7 @@ struct Prefetch {
 impl Prefetch {
     /// `None` when the system gives no thread; batches are then made when asked for.
     fn start(data: Arc<Dataset>, mut position: Position) -> Option<Self> {
-        let (sender, receiver) = sync_channel(data.options.prefetch);
+        let (sender, receiver) = sync_channel(data.options.prefetch.min(MOST_AHEAD));
         let work = move || {
             while sender.send(data.batch(position)).is_ok() {
                 position = data.after(position);
@@ -251,17 +259,25 @@ fn read_shard(files: &RecordFiles, settings: &RecordSettings, vocab_size: Option
     for path in &files.paths {
         let mut reader = RecordReader::open(path)?;
         loop {
-            let number = reader.record();
-            let Some(payload) = reader.next_record()? else { break };
-            if records == expected {
-                break; // as the original drops a remainder
+            let first = reader.record();
+            // What the index file does not count is left out, as the original drops a remainder.
+            let payloads = next_payloads(&mut reader, expected - records)?;
+            if payloads.is_empty() {
+                break;
             }
-            let record = Record::decode(payload, settings.seq_len, path, number)?;
-            check_record(&record, settings, vocab_size, path, number)?;
-            input.extend_from_slice(&record.input);
-            segments.extend_from_slice(&record.segment_ids);
-            masked.extend_from_slice(&record.is_masked);
-            records += 1;
+            let decode = |(i, payload): (usize, &Vec<u8>)| {
+                let number = first + i as u64;
+                let record = Record::decode(payload, settings.seq_len, path, number)?;
+                check_record(&record, settings, vocab_size, path, number).map(|()| record)
+            };
+            let decoded: Vec<Result<Record>> = payloads.par_iter().enumerate().map(decode).collect();
+            for record in decoded {
+                let record = record?;
+                input.extend_from_slice(&record.input);
+                segments.extend_from_slice(&record.segment_ids);
+                masked.extend_from_slice(&record.is_masked);
+                records += 1;
+            }
         }
     }
     if records < expected {
@@ -272,6 +288,16 @@ fn read_shard(files: &RecordFiles, settings: &RecordSettings, vocab_size: Option
         return Err(Error::data(&files.index, what));
     }
     Ok(Shard { num_core: files.num_core_per_host, input, segments, masked })
+}
+
+/// Up to `most` payloads, and not more than are worth decoding at once; none at the end of the file.
+fn next_payloads(reader: &mut RecordReader, most: u64) -> Result<Vec<Vec<u8>>> {
+    let mut payloads = Vec::new();
+    while (payloads.len() as u64) < most.min(1024) {
+        let Some(payload) = reader.next_record()? else { break };
+        payloads.push(payload.to_vec());
+    }
+    Ok(payloads)
 }
 
 fn check_record(

@@ -159,6 +159,62 @@ mod tests {
         assert!(spans.windows(2).all(|w| w[1].0 > w[0].1));
     }
 
+    /// The rules without a goal, piece by piece.
+    fn literal(starts: &[bool], segment: &[i32], unit: NgramUnit, rng: &mut ChaCha8Rng) -> Vec<bool> {
+        let starts = |i: usize| starts[segment[i] as usize];
+        let (n, mut at) = (segment.len(), 0);
+        let mut mask = vec![false; n];
+        while at < n {
+            let gram = draw_length(rng);
+            let context = gram * 7 / 2;
+            let left = rng.random_range(0..context as u64) as usize;
+            let mut begin = at + left;
+            while begin < n && !starts(begin) {
+                begin += 1;
+            }
+            if begin >= n {
+                break;
+            }
+            let (mut end, mut count) = (begin + 1, 1);
+            while end < n {
+                if unit == NgramUnit::Pieces || starts(end) {
+                    count += 1;
+                    if count > gram {
+                        break;
+                    }
+                }
+                end += 1;
+            }
+            if end >= n {
+                break;
+            }
+            mask[begin..end].fill(true);
+            at = end + context - left;
+        }
+        mask
+    }
+
+    #[test]
+    fn equals_the_piece_by_piece_rules() {
+        let mut rng = ChaCha8Rng::seed_from_u64(15);
+        let starts: Vec<bool> = (0..50).map(|i| i % 3 == 0).collect();
+        for case in 0..1000 {
+            let n = rng.random_range(1..200);
+            let segment: Vec<i32> = (0..n).map(|_| rng.random_range(0..50)).collect();
+            let unit = [NgramUnit::Pieces, NgramUnit::Words][case as usize % 2];
+            let sampler = NgramMask { start_pieces: &starts, unit, alpha: 7, beta: 2 };
+            let mut mask = vec![false; n];
+            sampler.sample(&segment, &mut mask, None, false, &mut ChaCha8Rng::seed_from_u64(case));
+            assert_eq!(mask, literal(&starts, &segment, unit, &mut ChaCha8Rng::seed_from_u64(case)));
+            // A backward row is the same choice on the same text, seen from its other end.
+            let reversed: Vec<i32> = segment.iter().rev().copied().collect();
+            let mut backward = vec![false; n];
+            sampler.sample(&reversed, &mut backward, None, true, &mut ChaCha8Rng::seed_from_u64(case));
+            backward.reverse();
+            assert_eq!(mask, backward);
+        }
+    }
+
     #[test]
     fn goals_are_met_exactly() {
         let mut rng = ChaCha8Rng::seed_from_u64(6);

@@ -132,15 +132,15 @@ mod tests {
                 }
                 rank
             });
-            for i in 0..len {
-                for j in 0..len {
+            for (i, query) in query.iter().enumerate() {
+                for (j, key) in key.iter().enumerate() {
                     let hidden = match (i < first, j < first) {
                         (true, true) => hidden_within(&class[..first], &ranks[0], i, j),
                         (true, false) => true,
                         (false, true) => false,
                         (false, false) => hidden_within(&class[first..], &ranks[1], i - first, j - first),
                     };
-                    assert_eq!(query[i] <= key[j], hidden, "case {case}: {i} {j} {class:?}");
+                    assert_eq!(query <= key, hidden, "case {case}: {i} {j} {class:?}");
                 }
             }
         }

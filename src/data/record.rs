@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::example::Example;
+use super::example::{Example, Feature};
 use super::special::is_functional;
+use super::tfrecord::RecordReader;
 use crate::{Error, Result};
 
 /// One row of one step, before a permutation is drawn; every list has `seq_len` entries.
@@ -37,7 +38,29 @@ impl Record {
     /// # Errors
     /// When a feature is absent, too short, or holds values that cannot be; the sentence names file and record.
     pub fn decode(payload: &[u8], seq_len: usize, path: &Path, record: u64) -> Result<Self> {
-        let example = Example::decode(payload, path, record)?;
+        Self::from_example(&Example::decode(payload, path, record)?, seq_len, path, record)
+    }
+
+    /// Reads record `index` (counted from 0) of the file `path`, whatever its length.
+    ///
+    /// # Errors
+    /// When the file is damaged or has fewer records.
+    pub fn read(path: &Path, index: u64) -> Result<Self> {
+        let mut reader = RecordReader::open(path)?;
+        while reader.record() < index && reader.next_record()?.is_some() {}
+        let records = reader.record();
+        let Some(payload) = reader.next_record()? else {
+            return Err(Error::data(path, format!("there is no record {index}, only {records} from 0 on")));
+        };
+        let example = Example::decode(payload, path, index)?;
+        let seq_len = match example.features.get("input") {
+            Some(Feature::Ints(values)) => values.len(),
+            _ => 0, // the check below names what is amiss
+        };
+        Self::from_example(&example, seq_len, path, index)
+    }
+
+    fn from_example(example: &Example, seq_len: usize, path: &Path, record: u64) -> Result<Self> {
         let ints = |name, expected| example.ints(name, expected, path, record);
         let out_of_range = |name: &str, value: i64, expected: &str| {
             Error::data(path, format!("record {record}: feature {name:?} holds {value}, expected {expected}"))
@@ -113,6 +136,42 @@ mod tests {
         example.features.remove("target");
         let e = Record::decode(&example.encode(), 4, Path::new("x"), 2).unwrap_err().to_string();
         assert!(e.contains("\"target\" must hold 4 integers"), "{e}");
+    }
+
+    #[test]
+    fn damaged_payloads_are_errors_or_records() {
+        use rand::{Rng, SeedableRng};
+        let bytes = record().to_example().encode();
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(14);
+        let mut errors = 0;
+        for _ in 0..1000 {
+            let mut damaged = bytes.clone();
+            let at = rng.random_range(0..bytes.len());
+            damaged[at] ^= 1 << rng.random_range(0..8);
+            damaged.truncate(rng.random_range(at..2 * bytes.len()).max(1));
+            if let Err(e) = Record::decode(&damaged, 4, Path::new("x"), 2) {
+                assert!(e.to_string().starts_with("x: record 2"), "{e}");
+                errors += 1;
+            }
+        }
+        assert!(errors > 500, "{errors}");
+    }
+
+    #[test]
+    fn one_record_of_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tfrecords");
+        let mut bytes = Vec::new();
+        let second = Record { is_next: false, ..record() };
+        for record in [record(), second.clone()] {
+            super::super::tfrecord::append_record(&mut bytes, &record.to_example().encode());
+        }
+        super::super::tfrecord::append_record(&mut bytes, b"");
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(Record::read(&path, 1).unwrap(), second);
+        assert!(Record::read(&path, 2).unwrap_err().to_string().contains("an example without features"));
+        assert!(Record::read(&path, 3).unwrap_err().to_string().contains("no record 3, only 3"));
+        assert!(Record::read(&path, u64::MAX).is_err());
     }
 
     #[test]

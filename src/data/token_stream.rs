@@ -13,8 +13,8 @@ use super::encode::Encode;
 use super::special::EOD;
 use crate::{Error, Result};
 
-const BLOCK: usize = 1 << 18; // bytes of text one thread encodes at a time
-const GROUP: usize = 1 << 25; // bytes of text held at once
+const BLOCK: usize = 1 << 17; // bytes of text one thread encodes at a time
+const GROUP: usize = 1 << 23; // bytes of text held at once
 const BLANK: u32 = u32::MAX; // token count of a blank line
 
 /// Tokens and the places where a sentence ends.
@@ -170,7 +170,7 @@ impl Reading<'_> {
 
     fn check(&self, ids: &[i32]) -> Result<(), String> {
         let size = self.encode.vocab_size();
-        match ids.iter().find(|&&id| usize::try_from(id).is_ok_and(|id| id < size) == false) {
+        match ids.iter().find(|&&id| usize::try_from(id).map_or(true, |id| id >= size)) {
             Some(id) => Err(format!("token id {id} is outside the vocabulary of {size} pieces")),
             None if ids.len() >= BLANK as usize => Err("the line is longer than 4 billion tokens; split it".into()),
             None => Ok(()),
@@ -327,7 +327,7 @@ mod tests {
         let lines: Vec<String> = (0..60_000).map(|i| "abcdefghijklmnopqrstuvwxyz"[..i * 7 % 26].into()).collect();
         std::fs::write(&path, lines.join("\n")).unwrap();
         let raw = Reading { from_raw_text: true, ..reading(&Lengths) };
-        let read = raw.read(&[path.clone()], |_, _| ()).unwrap().remove(0);
+        let read = raw.read(std::slice::from_ref(&path), |_, _| ()).unwrap().remove(0);
         assert!(std::fs::metadata(&path).unwrap().len() > 2 * BLOCK as u64);
         let expected: Vec<i32> = lines.iter().map(|l| if l.is_empty() { EOD } else { l.len() as i32 }).collect();
         assert_eq!(read.stream.ids, expected);

@@ -5,6 +5,7 @@ use super::super::encode::IdVocabulary;
 use super::super::record_info::{RecordQuery, Split};
 use super::super::special::is_functional;
 use super::*;
+use rand::Rng;
 
 /// Builds a corpus of 3000 ids with `change`d options and returns its directory of records.
 fn corpus(directory: &Path, change: impl Fn(&mut CorpusOptions)) -> PathBuf {
@@ -60,10 +61,9 @@ fn batches_hold_together() {
             let real = positions.iter().take_while(|p| **p >= 0).count();
             padded += t - real;
             assert!(positions[..real].is_sorted() && positions[real..].iter().all(|p| *p == -1));
-            for i in 0..t {
+            for (i, &position) in positions.iter().enumerate() {
                 let (target, weight) = (batch.targets[row * t + i], batch.target_mask[row * t + i]);
-                if i < real {
-                    let position = positions[i] as usize;
+                if let Ok(position) = usize::try_from(position) {
                     assert_eq!((target, weight), (inputs[position], 1.0));
                     assert!(!is_functional(target));
                     assert_eq!(batch.input_q[row * l + position], 1.0);
@@ -196,9 +196,48 @@ fn what_does_not_fit_is_refused() {
     let fewer = RecordSet { settings: RecordSettings { num_predict: Some(3), ..set.settings.clone() }, ..set.clone() };
     let sentence = Loader::open(&fewer, &LoaderOptions::default()).map(|_| ()).unwrap_err().to_string();
     assert!(sentence.contains("its name allows 3"), "{sentence}");
+    let absurd = RecordSettings { num_predict: Some(usize::MAX), ..set.settings.clone() };
+    assert!(Loader::open(&RecordSet { settings: absurd, ..set.clone() }, &LoaderOptions::default()).is_err());
+    let ahead = LoaderOptions { prefetch: usize::MAX, ..LoaderOptions::default() };
+    assert_eq!(Loader::open(&set, &ahead).unwrap().next_batch().batch_size, 4);
     let longer = RecordSet { settings: RecordSettings { seq_len: 128, ..set.settings.clone() }, ..set.clone() };
     let sentence = Loader::open(&longer, &LoaderOptions { perm_size: Some(32), ..LoaderOptions::default() });
     assert!(sentence.map(|_| ()).unwrap_err().to_string().contains("must hold 128 integers, got 64"));
     let none = RecordSet { files: Vec::new(), ..set.clone() };
     assert!(Loader::open(&none, &LoaderOptions::default()).is_err());
+}
+
+/// An index file with any bit flipped is refused, or still describes what is there.
+#[test]
+fn damaged_index_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = corpus(dir.path(), |_| ());
+    let index = find(&records).files[0].index.clone();
+    let text = std::fs::read(&index).unwrap();
+    let expected = open(&records, |_| ()).unwrap().steps_per_epoch();
+    let mut rng = ChaCha8Rng::seed_from_u64(16);
+    let mut refused = 0;
+    for _ in 0..400 {
+        let mut damaged = text.clone();
+        if rng.random_bool(0.2) {
+            damaged.truncate(rng.random_range(0..text.len() - 2)); // the end is "}\n"
+        } else {
+            let at = rng.random_range(0..text.len());
+            damaged[at] ^= 1 << rng.random_range(0..8);
+        }
+        std::fs::write(&index, &damaged).unwrap();
+        let options = LoaderOptions { prefetch: 0, ..LoaderOptions::default() };
+        let set = RecordSet::find(std::slice::from_ref(&records), &RecordQuery::default());
+        match set.and_then(|set| Loader::open(&set, &options)) {
+            Ok(mut loader) => {
+                assert!(loader.steps_per_epoch() <= expected);
+                loader.next_batch();
+            }
+            Err(e) => {
+                assert!(!e.to_string().contains('\n'), "{e}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 200, "{refused}");
 }
