@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::AtomicFile;
-use super::encode::Encode;
+use super::encode::{Cleaning, Encode};
 use super::ngram_mask::{NgramMask, NgramUnit};
 use super::record::Record;
 use super::record_info::{Provenance, RecordInfo, RecordSettings, Split};
@@ -47,6 +47,8 @@ pub struct CorpusOptions {
     pub reuse_len: usize,
     /// Lower-case the text.
     pub uncased: bool,
+    /// Skip the decomposition (NFKD) that strips accents, and harms Japanese and Korean; not a flag of the original.
+    pub keep_accents: bool,
     /// Let half of the rows run backwards.
     pub bi_data: bool,
     /// A span of n predicted tokens comes with `n * mask_alpha / mask_beta` tokens of context.
@@ -86,6 +88,7 @@ impl Default for CorpusOptions {
             seq_len: 512,
             reuse_len: 256,
             uncased: true,
+            keep_accents: false,
             bi_data: true,
             mask_alpha: 6,
             mask_beta: 1,
@@ -240,8 +243,8 @@ pub fn build_corpus(
         )));
     }
     let files = options.task_files();
-    let CorpusOptions { uncased, from_raw_text, use_eod, lossy, .. } = *options;
-    let reading = Reading { encode, uncased, from_raw_text, use_eod, lossy };
+    let CorpusOptions { uncased, keep_accents, from_raw_text, use_eod, lossy, .. } = *options;
+    let reading = Reading { encode, cleaning: Cleaning { uncased, keep_accents }, from_raw_text, use_eod, lossy };
     let total = files.len();
     let mut texts = reading.read(&files, |files, tokens| progress(CorpusProgress::Reading { files, total, tokens }))?;
 
@@ -281,6 +284,7 @@ pub fn build_corpus(
         pass_id: options.pass_id,
         seed: options.seed,
         ngram_unit: options.ngram_unit,
+        keep_accents,
         use_eod,
         from_raw_text,
         vocab_size: encode.vocab_size(),

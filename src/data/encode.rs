@@ -2,15 +2,24 @@
 
 use crate::Result;
 
+/// How lines are cleaned before they are tokenised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaning {
+    /// Lower-case.
+    pub uncased: bool,
+    /// Skip the decomposition (NFKD) that strips accents, and harms Japanese and Korean.
+    pub keep_accents: bool,
+}
+
 /// A vocabulary that turns lines into ids; the corpus builder calls it from many threads at once.
 pub trait Encode: Sync {
-    /// Normalises `line` (lower-cased when `uncased`), tokenises it and appends its ids to `ids`.
+    /// Cleans `line`, tokenises it and appends its ids to `ids`.
     ///
     /// `line` has no surrounding white space and is not empty.
     ///
     /// # Errors
     /// When the line cannot be encoded; the caller adds file and line number.
-    fn encode_line(&self, line: &str, uncased: bool, ids: &mut Vec<i32>) -> Result<()>;
+    fn encode_line(&self, line: &str, cleaning: Cleaning, ids: &mut Vec<i32>) -> Result<()>;
 
     /// Number of pieces; every id is below it.
     fn vocab_size(&self) -> usize;
@@ -37,7 +46,7 @@ pub struct IdVocabulary {
 }
 
 impl Encode for IdVocabulary {
-    fn encode_line(&self, _: &str, _: bool, _: &mut Vec<i32>) -> Result<()> {
+    fn encode_line(&self, _: &str, _: Cleaning, _: &mut Vec<i32>) -> Result<()> {
         Err(crate::Error::config(
             "raw text needs a vocabulary; name a SentencePiece model, or set from_raw_text = false",
         ))

@@ -141,6 +141,8 @@ pub struct Provenance {
     pub seed: u64,
     #[serde(default)]
     pub ngram_unit: NgramUnit,
+    #[serde(default)]
+    pub keep_accents: bool,
     pub use_eod: bool,
     pub from_raw_text: bool,
     pub vocab_size: usize,

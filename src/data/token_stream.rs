@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::encode::Encode;
+use super::encode::{Cleaning, Encode};
 use super::special::EOD;
 use crate::{Error, Result};
 
@@ -83,7 +83,7 @@ impl TextFile {
 /// How lines become ids.
 pub(crate) struct Reading<'a> {
     pub encode: &'a dyn Encode,
-    pub uncased: bool,
+    pub cleaning: Cleaning,
     pub from_raw_text: bool,
     pub use_eod: bool,
     pub lossy: bool,
@@ -157,7 +157,7 @@ impl Reading<'_> {
             }
             let before = encoded.ids.len();
             if self.from_raw_text {
-                let result = self.encode.encode_line(line, self.uncased, &mut encoded.ids);
+                let result = self.encode.encode_line(line, self.cleaning, &mut encoded.ids);
                 result.map_err(|e| (number as u64, e.to_string()))?;
             } else {
                 parse_ids(line, &mut encoded.ids).map_err(|e| (number as u64, e))?;
@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     fn reading(encode: &dyn Encode) -> Reading<'_> {
-        Reading { encode, uncased: false, from_raw_text: false, use_eod: true, lossy: false }
+        Reading { encode, cleaning: Cleaning::default(), from_raw_text: false, use_eod: true, lossy: false }
     }
 
     fn read_text(text: &[u8], change: impl Fn(&mut Reading)) -> Result<TextFile> {
@@ -274,7 +274,7 @@ mod tests {
     /// Encodes every line to its length, and lines of `~` to nothing.
     struct Lengths;
     impl Encode for Lengths {
-        fn encode_line(&self, line: &str, _: bool, ids: &mut Vec<i32>) -> Result<()> {
+        fn encode_line(&self, line: &str, _: Cleaning, ids: &mut Vec<i32>) -> Result<()> {
             ids.extend((line != "~").then_some(line.len() as i32));
             Ok(())
         }
