@@ -18,7 +18,7 @@ use super::ngram_mask::{NgramMask, NgramUnit};
 use super::record::Record;
 use super::record_info::{Provenance, RecordInfo, RecordSettings, Split};
 use super::segment::{Row, rows};
-use super::special::{CLS, SEP, SMALLEST_VOCABULARY};
+use super::special::{CLS, SEP, SMALLEST_VOCABULARY, UNK};
 use super::tfrecord::append_record;
 use super::token_stream::{Reading, TokenStream};
 use crate::{Error, Result};
@@ -141,6 +141,8 @@ pub struct CorpusReport {
     pub lines: u64,
     /// Tokens, end-of-document marks included.
     pub tokens: u64,
+    /// Those of them that are `<unk>`; many of them mean a vocabulary of another language.
+    pub unknown_tokens: u64,
     /// Steps written, each of `bsz_per_host` records.
     pub steps: u64,
 }
@@ -256,6 +258,7 @@ pub fn build_corpus(
     let corpus = TokenStream::concatenate(order.iter().map(|&i| std::mem::take(&mut texts[i].stream)));
     drop(texts);
     let tokens = corpus.ids.len() as u64;
+    let unknown_tokens = corpus.ids.iter().filter(|&&id| id == UNK).count() as u64;
     let needed = too_short(options, 0).0;
     if tokens < needed {
         return Err(too_short(options, tokens).1);
@@ -306,7 +309,7 @@ pub fn build_corpus(
     file.commit()?;
     index.commit()?;
     corpus_info.map_or(Ok(()), AtomicFile::commit)?;
-    Ok(CorpusReport { records, record_info, files, empty_files, lines, tokens, steps })
+    Ok(CorpusReport { records, record_info, files, empty_files, lines, tokens, unknown_tokens, steps })
 }
 
 /// Tokens that one step needs at least, and the error to give when it cannot be made.

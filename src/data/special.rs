@@ -1,5 +1,7 @@
 //! Token ids with a fixed meaning in every XLNet vocabulary.
 
+/// `<unk>`, what the vocabulary has no piece for.
+pub const UNK: i32 = 0;
 /// `<cls>`, last token of every sequence.
 pub const CLS: i32 = 3;
 /// `<sep>`, after segment A and after segment B.

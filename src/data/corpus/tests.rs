@@ -172,6 +172,15 @@ fn passes_shuffle_files_and_tasks_divide_them() {
 }
 
 #[test]
+fn unknown_tokens_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path(), 1, 0);
+    std::fs::write(&options.inputs[0], "0 10 11\n0 0 12 13\n".repeat(200)).unwrap();
+    let report = build(&options).unwrap();
+    assert_eq!((report.tokens, report.unknown_tokens), (1400, 600));
+}
+
+#[test]
 fn without_goal_about_a_seventh_is_predicted() {
     let dir = tempfile::tempdir().unwrap();
     let options = CorpusOptions { num_predict: None, seq_len: 256, reuse_len: 128, ..options(dir.path(), 1, 40_000) };
