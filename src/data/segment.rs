@@ -87,9 +87,9 @@ impl Row<'_> {
             is_next = false;
             a_end = if cuts.is_empty() { end } else { cuts[rng.random_range(0..cuts.len())] };
             let b_len = total.saturating_sub(a_end - begin).max(1);
-            // Up to len - 1, so that B's last token has a successor to predict.
+            // B ends at len - 1 or before, so that its last token has a successor to predict.
             let start = rng.random_range(0..=len - 1 - b_len);
-            let stop = self.boundary_from(start + b_len).map_or(len - 1, |p| p.min(len - 1));
+            let stop = self.boundary_from(start + b_len).unwrap_or(len - 1);
             let whole = self.boundaries.partition_point(|&p| p <= start);
             b = if whole == 0 { 0 } else { self.boundaries[whole - 1] }..stop;
         } else {

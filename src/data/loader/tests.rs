@@ -99,6 +99,19 @@ fn epochs_redraw_orders_only() {
     assert_ne!(first[0].input_ids[..32], first[1].input_ids[..32]);
 }
 
+/// With every token predicted, the keys of the first half are the order drawn: another one for every record and epoch.
+#[test]
+fn every_record_has_its_own_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut loader = open(&corpus(dir.path(), |o| o.num_predict = Some(64)), |_| ()).unwrap();
+    let rows = 2 * 4 * loader.steps_per_epoch() as usize;
+    let mut orders = std::collections::BTreeSet::new();
+    for batch in loader.by_ref().take(rows / 4) {
+        orders.extend(batch.key_rank.chunks(64).map(|row| row[..32].to_vec()));
+    }
+    assert_eq!(orders.len(), rows);
+}
+
 #[test]
 fn positions_resume_exactly_with_and_without_prefetch() {
     let dir = tempfile::tempdir().unwrap();
