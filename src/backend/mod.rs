@@ -1,2 +1,227 @@
-//! Executors: one per kind of device.
+//! Executors: one per kind of device, behind one small trait.
+
 pub mod cpu;
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytemuck::Pod;
+
+use crate::op::Op;
+use crate::program::{Plan, Program};
+use crate::tensor::{DType, TensorId};
+use crate::{Error, Result};
+
+/// Which device runs a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Device {
+    /// The best there is: CUDA, then a GPU by wgpu, then the CPU.
+    #[default]
+    Auto,
+    /// This machine's processor.
+    Cpu,
+    /// The straightforward CPU implementation that all others are tested against; slow.
+    CpuReference,
+    /// The n-th adapter of wgpu.
+    Wgpu(usize),
+    /// The n-th CUDA device.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = Error;
+    /// Reads `auto`, `cpu`, `cpu:reference`, `wgpu`, `wgpu:1`, `cuda`, `cuda:0`.
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || {
+            Error::device(format!("unknown device {text:?}; expected auto, cpu, cpu:reference, wgpu[:n] or cuda[:n]"))
+        };
+        let (kind, rest) = text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
+        let number = || rest.map_or(Ok(0), |rest| rest.parse().map_err(|_| wrong()));
+        match (kind, rest) {
+            ("auto", None) => Ok(Device::Auto),
+            ("cpu", None) => Ok(Device::Cpu),
+            ("cpu", Some("reference")) => Ok(Device::CpuReference),
+            ("wgpu", _) => Ok(Device::Wgpu(number()?)),
+            ("cuda", _) => Ok(Device::Cuda(number()?)),
+            _ => Err(wrong()),
+        }
+    }
+}
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::CpuReference => f.write_str("cpu:reference"),
+            Device::Wgpu(n) => write!(f, "wgpu:{n}"),
+            Device::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+impl Device {
+    /// The device that `auto` stands for here; other devices stand for themselves.
+    ///
+    /// # Errors
+    /// When the backend is not part of this build.
+    pub fn resolve(self) -> Result<Device> {
+        match self {
+            Device::Auto | Device::Cpu => Ok(Device::Cpu),
+            Device::CpuReference => Ok(self),
+            Device::Wgpu(_) | Device::Cuda(_) => {
+                let kind = if matches!(self, Device::Wgpu(_)) { "WGSL (wgpu)" } else { "PTX (CUDA)" };
+                Err(Error::device(format!("device {self}: this version has no {kind} backend yet; use --device cpu")))
+            }
+        }
+    }
+    /// Plans `program` for this device without opening it.
+    ///
+    /// # Errors
+    /// When the backend is not part of this build.
+    pub fn plan(self, program: &Program) -> Result<Plan> {
+        let reference = self.resolve()? == Device::CpuReference;
+        Ok(Plan::new(program, &|op: &Op| if reference { 0 } else { cpu::workspace_bytes(op, program) }))
+    }
+    /// Opens the device and gives it `program`.
+    ///
+    /// # Errors
+    /// When the backend is not part of this build, or cannot run an op of the program.
+    pub fn open(self, program: Arc<Program>) -> Result<Box<dyn Executor>> {
+        let plan = self.plan(&program)?;
+        let reference = self.resolve()? == Device::CpuReference;
+        Ok(Box::new(cpu::CpuExecutor::new(program, plan, reference)?))
+    }
+}
+
+/// Time spent in one op since profiling began.
+#[derive(Clone, Debug)]
+pub struct OpTime {
+    /// Index of the op.
+    pub op: usize,
+    /// Sum over all its runs.
+    pub time: Duration,
+    /// How often it ran.
+    pub runs: u64,
+}
+
+/// Runs one program on one device. Five methods do the work; the rest are views of what it was given.
+pub trait Executor: Send {
+    /// The program.
+    fn program(&self) -> &Arc<Program>;
+    /// The addresses.
+    fn plan(&self) -> &Plan;
+    /// Bytes of device memory really held for tensors and workspaces.
+    fn held_bytes(&self) -> usize;
+    /// Copies bytes into a tensor.
+    ///
+    /// # Errors
+    /// When the length is not that of the tensor.
+    fn write(&mut self, id: TensorId, bytes: &[u8]) -> Result<()>;
+    /// Copies a tensor's bytes out, after everything that was run before.
+    ///
+    /// # Errors
+    /// When the length is not that of the tensor.
+    fn read(&mut self, id: TensorId, bytes: &mut [u8]) -> Result<()>;
+    /// Runs a range of ops.
+    ///
+    /// # Errors
+    /// When the device fails, or an index tensor holds a value out of range.
+    fn run(&mut self, ops: Range<usize>) -> Result<()>;
+    /// Waits until everything is done.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn sync(&mut self) -> Result<()>;
+    /// Starts measuring each op's time, or stops; either way returns what was measured.
+    fn profile(&mut self, on: bool) -> Vec<OpTime>;
+}
+
+/// Typed access to tensors, checked against their description.
+impl dyn Executor + '_ {
+    fn check(&self, id: TensorId, dtype: DType, len: usize) -> Result<()> {
+        let desc = self.program().tensor(id);
+        if desc.dtype != dtype {
+            return Err(Error::dtype("transfer", desc.name.clone(), desc.dtype, dtype));
+        }
+        if desc.shape.len() != len {
+            return Err(Error::shape("transfer", desc.name.clone(), desc.shape, format_args!("{len} elements")));
+        }
+        Ok(())
+    }
+    fn upload<T: Pod>(&mut self, id: TensorId, dtype: DType, data: &[T]) -> Result<()> {
+        self.check(id, dtype, data.len())?;
+        self.write(id, bytemuck::cast_slice(data))
+    }
+    /// Writes integers.
+    ///
+    /// # Errors
+    /// When type or length differ.
+    pub fn upload_i32(&mut self, id: TensorId, data: &[i32]) -> Result<()> {
+        self.upload(id, DType::I32, data)
+    }
+    /// Writes mask words or random keys.
+    ///
+    /// # Errors
+    /// When type or length differ.
+    pub fn upload_u32(&mut self, id: TensorId, data: &[u32]) -> Result<()> {
+        self.upload(id, DType::U32, data)
+    }
+    /// Writes floating-point numbers, converted to the tensor's type.
+    ///
+    /// # Errors
+    /// When the length differs or the tensor holds integers.
+    pub fn upload_f32(&mut self, id: TensorId, data: &[f32]) -> Result<()> {
+        match self.program().tensor(id).dtype {
+            DType::F64 => self.upload(id, DType::F64, &data.iter().map(|&x| f64::from(x)).collect::<Vec<_>>()),
+            _ => self.upload(id, DType::F32, data),
+        }
+    }
+    /// Writes double-precision numbers, converted to the tensor's type.
+    ///
+    /// # Errors
+    /// When the length differs or the tensor holds integers.
+    pub fn upload_f64(&mut self, id: TensorId, data: &[f64]) -> Result<()> {
+        match self.program().tensor(id).dtype {
+            DType::F64 => self.upload(id, DType::F64, data),
+            _ => self.upload(id, DType::F32, &data.iter().map(|&x| x as f32).collect::<Vec<_>>()),
+        }
+    }
+    /// Reads floating-point numbers.
+    ///
+    /// # Errors
+    /// When the tensor holds integers.
+    pub fn download_f32(&mut self, id: TensorId) -> Result<Vec<f32>> {
+        Ok(match self.program().tensor(id).dtype {
+            DType::F64 => self.download_f64(id)?.into_iter().map(|x| x as f32).collect(),
+            _ => self.download(id, DType::F32)?,
+        })
+    }
+    /// Reads floating-point numbers in double precision.
+    ///
+    /// # Errors
+    /// When the tensor holds integers.
+    pub fn download_f64(&mut self, id: TensorId) -> Result<Vec<f64>> {
+        Ok(match self.program().tensor(id).dtype {
+            DType::F64 => self.download(id, DType::F64)?,
+            _ => self.download_f32(id)?.into_iter().map(f64::from).collect(),
+        })
+    }
+    fn download<T: Pod>(&mut self, id: TensorId, dtype: DType) -> Result<Vec<T>> {
+        let len = self.program().tensor(id).shape.len();
+        self.check(id, dtype, len)?;
+        let mut data = vec![T::zeroed(); len];
+        self.read(id, bytemuck::cast_slice_mut(&mut data))?;
+        Ok(data)
+    }
+    /// Runs the phase called `name`.
+    ///
+    /// # Errors
+    /// Those of [`Executor::run`].
+    pub fn run_phase(&mut self, name: &str) -> Result<()> {
+        let ops = self.program().phase(name);
+        self.run(ops)
+    }
+}

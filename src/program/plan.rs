@@ -1,0 +1,197 @@
+//! Gives every tensor an address: persistent tensors one after the other in the arena of their role, activations and
+//! workspaces by liveness, biggest first, at the lowest offset that is free for their whole life.
+
+use std::fmt::Write as _;
+
+use super::Program;
+use crate::op::Op;
+use crate::tensor::{Role, TensorId};
+
+/// Every address is a multiple of this many bytes: a cache line and more, and the alignment GPUs ask of bindings.
+pub const ALIGNMENT: usize = 256;
+
+/// Where bytes live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Arena.
+    pub role: Role,
+    /// First byte in the arena.
+    pub offset: usize, // bytes
+    /// Length without padding.
+    pub bytes: usize,
+}
+
+/// Addresses of a whole program.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    placements: Vec<Placement>,
+    workspaces: Vec<Option<Placement>>,
+    lives: Vec<Option<(usize, usize)>>,
+    arenas: [usize; Role::ALL.len()],
+    lower_bound: usize,
+}
+
+/// Bytes with a life, waiting for an address.
+struct Request {
+    bytes: usize,
+    first: usize, // op
+    last: usize,  // op
+    owner: Owner,
+}
+#[derive(Clone, Copy)]
+enum Owner {
+    Tensor(usize),
+    Workspace(usize),
+}
+
+fn align(bytes: usize) -> usize {
+    bytes.next_multiple_of(ALIGNMENT)
+}
+
+impl Plan {
+    /// Plans `program`; `workspace` says how many bytes of scratch a backend needs for one op.
+    pub fn new(program: &Program, workspace: &dyn Fn(&Op) -> usize) -> Plan {
+        let lives = lives(program);
+        let nowhere = Placement { role: Role::Activation, offset: 0, bytes: 0 };
+        let mut plan = Plan {
+            placements: vec![nowhere; program.tensors.len()],
+            workspaces: vec![None; program.steps.len()],
+            lives,
+            arenas: [0; Role::ALL.len()],
+            lower_bound: 0,
+        };
+        let mut requests = vec![];
+        for (id, desc) in program.iter().filter(|(_, desc)| desc.view.is_none()) {
+            let bytes = desc.bytes();
+            if desc.role.is_persistent() {
+                let arena = &mut plan.arenas[desc.role as usize];
+                plan.placements[id.index()] = Placement { role: desc.role, offset: *arena, bytes };
+                *arena += align(bytes);
+            } else if let Some((first, last)) = plan.lives[id.index()] {
+                requests.push(Request { bytes, first, last, owner: Owner::Tensor(id.index()) });
+            }
+        }
+        for (i, step) in program.steps.iter().enumerate() {
+            let bytes = workspace(&step.op);
+            if bytes > 0 {
+                requests.push(Request { bytes, first: i, last: i, owner: Owner::Workspace(i) });
+            }
+        }
+        plan.lower_bound = peak(&requests, program.steps.len());
+        plan.place(requests);
+        for (id, desc) in program.iter() {
+            if let Some(view) = desc.view {
+                let base = plan.placements[view.base.index()];
+                let offset = base.offset + view.offset * desc.dtype.size();
+                plan.placements[id.index()] = Placement { role: base.role, offset, bytes: desc.bytes() };
+            }
+        }
+        plan
+    }
+
+    fn place(&mut self, mut requests: Vec<Request>) {
+        requests.sort_by_key(|r| (std::cmp::Reverse(r.bytes), r.first));
+        // Placed requests, sorted by offset: (offset, end, first, last).
+        let mut placed: Vec<(usize, usize, usize, usize)> = vec![];
+        for r in requests {
+            let mut offset = 0;
+            for &(start, end, first, last) in &placed {
+                if last < r.first || r.last < first {
+                    continue;
+                }
+                if offset + r.bytes <= start {
+                    break;
+                }
+                offset = offset.max(end);
+            }
+            let end = offset + align(r.bytes);
+            let at = placed.partition_point(|p| p.0 < offset);
+            placed.insert(at, (offset, end, r.first, r.last));
+            let placement = Placement { role: Role::Activation, offset, bytes: r.bytes };
+            match r.owner {
+                Owner::Tensor(i) => self.placements[i] = placement,
+                Owner::Workspace(i) => self.workspaces[i] = Some(placement),
+            }
+            let arena = &mut self.arenas[Role::Activation as usize];
+            *arena = (*arena).max(end);
+        }
+    }
+
+    /// Address of a tensor.
+    pub fn placement(&self, id: TensorId) -> Placement {
+        self.placements[id.index()]
+    }
+    /// Address of an op's scratch.
+    pub fn workspace(&self, op: usize) -> Option<Placement> {
+        self.workspaces[op]
+    }
+    /// First and last op that touch an activation.
+    pub fn life(&self, id: TensorId) -> Option<(usize, usize)> {
+        self.lives[id.index()]
+    }
+    /// Size of an arena.
+    pub fn arena_bytes(&self, role: Role) -> usize {
+        self.arenas[role as usize]
+    }
+    /// All arenas together: what a backend holds.
+    pub fn total_bytes(&self) -> usize {
+        self.arenas.iter().sum()
+    }
+    /// Most bytes alive at once; no placement of activations can need less.
+    pub fn activation_lower_bound(&self) -> usize {
+        self.lower_bound
+    }
+
+    /// The plan as a table: arenas, then tensors by address.
+    pub fn table(&self, program: &Program) -> String {
+        let mut text = String::from("arena            bytes\n");
+        for role in Role::ALL {
+            let _ = writeln!(text, "{:<12} {:>12}", role.to_string(), self.arena_bytes(role));
+        }
+        let _ = writeln!(text, "{:<12} {:>12}", "total", self.total_bytes());
+        let _ = writeln!(text, "activations alive at once, at most {}\n", self.lower_bound);
+        text.push_str("arena             offset        bytes  first   last  tensor\n");
+        let mut rows: Vec<_> = program.iter().filter(|(_, desc)| desc.view.is_none()).collect();
+        rows.sort_by_key(|(id, desc)| (desc.role, self.placement(*id).offset, self.life(*id)));
+        for (id, desc) in rows {
+            let p = self.placement(id);
+            let (first, last) = match self.life(id) {
+                Some((first, last)) => (first.to_string(), last.to_string()),
+                None => ("-".into(), "-".into()),
+            };
+            let (role, shape) = (desc.role.to_string(), desc.shape);
+            let (offset, bytes, name, dtype) = (p.offset, p.bytes, &desc.name, desc.dtype);
+            let _ = writeln!(text, "{role:<12} {offset:>12} {bytes:>12} {first:>6} {last:>6}  {name} {shape} {dtype}");
+        }
+        text
+    }
+}
+
+/// First and last op of every tensor that owns bytes; `None` when no op touches it.
+fn lives(program: &Program) -> Vec<Option<(usize, usize)>> {
+    let mut lives: Vec<Option<(usize, usize)>> = vec![None; program.tensors.len()];
+    for (i, step) in program.steps.iter().enumerate() {
+        let touched = step.op.reads().into_iter().chain(step.op.writes().into_iter().map(|w| w.id));
+        for id in touched {
+            let life = &mut lives[program.base(id).0.index()];
+            *life = Some(life.map_or((i, i), |(first, _)| (first, i)));
+        }
+    }
+    lives
+}
+
+/// Most bytes requested by one op's neighbourhood.
+fn peak(requests: &[Request], ops: usize) -> usize {
+    let mut change = vec![0isize; ops + 1];
+    for r in requests {
+        let bytes = align(r.bytes) as isize;
+        change[r.first] += bytes;
+        change[r.last + 1] -= bytes;
+    }
+    let (mut now, mut most) = (0, 0);
+    for c in change {
+        now += c;
+        most = most.max(now);
+    }
+    most as usize
+}

@@ -1,0 +1,4 @@
+//! Training: programs for whole steps, the loop's state, schedules, checkpoints.
+
+pub mod schedule;
+pub mod step;
