@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::{Report, max_abs_difference, transpose_first_two};
+use common::{CaseTensors, Report, max_abs_difference, transpose_first_two};
 use serde_json::Value;
 use xlnet::Result;
 use xlnet::backend::Device;
@@ -279,7 +279,7 @@ fn run(case: &Case, device: Device, accumulate: usize, report: &mut Report) -> R
 
 #[test]
 fn training_steps_of_the_original() {
-    let cases = golden::cases("train");
+    let cases = golden::cases("train").expect("readable cases");
     assert!(cases.len() >= 10, "the committed cases are missing: found {}", cases.len());
     let mut report = Report::new("train");
     for case in &cases {
@@ -296,7 +296,7 @@ fn accumulated_steps_are_those_of_the_big_batch() {
     let mut report = Report::new("accumulate");
     // Memories and directions belong to rows, which micro-batches keep, so every case that halves takes part.
     let even = |case: &&Case| Flags(&case.meta["config"]).size("batch").is_multiple_of(2);
-    let cases = golden::cases("train");
+    let cases = golden::cases("train").expect("readable cases");
     for case in cases.iter().filter(even) {
         report.case(&case.name, Device::Cpu, |report| run(case, Device::Cpu, 2, report));
     }

@@ -13,12 +13,13 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::AtomicFile;
-use super::encode::{Cleaning, Encode};
+use super::encode::Encode;
 use super::ngram_mask::{NgramMask, NgramUnit};
 use super::record::Record;
 use super::record_info::{Provenance, RecordInfo, RecordSettings, Split};
 use super::segment::{Row, rows};
 use super::special::{CLS, SEP, SMALLEST_VOCABULARY, UNK};
+use super::text::TextOptions;
 use super::tfrecord::append_record;
 use super::token_stream::{Reading, TokenStream};
 use crate::{Error, Result};
@@ -246,7 +247,8 @@ pub fn build_corpus(
     }
     let files = options.task_files();
     let CorpusOptions { uncased, keep_accents, from_raw_text, use_eod, lossy, .. } = *options;
-    let reading = Reading { encode, cleaning: Cleaning { uncased, keep_accents }, from_raw_text, use_eod, lossy };
+    let cleaning = TextOptions { lower: uncased, keep_accents, ..TextOptions::default() };
+    let reading = Reading { encode, cleaning, from_raw_text, use_eod, lossy };
     let total = files.len();
     let mut texts = reading.read(&files, |files, tokens| progress(CorpusProgress::Reading { files, total, tokens }))?;
 

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::encode::{Cleaning, Encode};
+use super::encode::Encode;
 use super::special::EOD;
+use super::text::{TextOptions, is_space};
 use crate::{Error, Result};
 
 const BLOCK: usize = 1 << 17; // bytes of text one thread encodes at a time
@@ -83,7 +84,7 @@ impl TextFile {
 /// How lines become ids.
 pub(crate) struct Reading<'a> {
     pub encode: &'a dyn Encode,
-    pub cleaning: Cleaning,
+    pub cleaning: TextOptions,
     pub from_raw_text: bool,
     pub use_eod: bool,
     pub lossy: bool,
@@ -157,7 +158,7 @@ impl Reading<'_> {
             }
             let before = encoded.ids.len();
             if self.from_raw_text {
-                let result = self.encode.encode_line(line, self.cleaning, &mut encoded.ids);
+                let result = self.encode.encode_line(line, &self.cleaning, &mut encoded.ids);
                 result.map_err(|e| (number as u64, e.to_string()))?;
             } else {
                 parse_ids(line, &mut encoded.ids).map_err(|e| (number as u64, e))?;
@@ -187,11 +188,6 @@ fn parse_ids(line: &str, ids: &mut Vec<i32>) -> Result<(), String> {
         ids.push(id);
     }
     Ok(())
-}
-
-/// White space as Python's `str.strip` sees it: Unicode's, and the four ASCII separators.
-fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
 struct Source {
@@ -231,7 +227,7 @@ mod tests {
     use super::*;
 
     fn reading(encode: &dyn Encode) -> Reading<'_> {
-        Reading { encode, cleaning: Cleaning::default(), from_raw_text: false, use_eod: true, lossy: false }
+        Reading { encode, cleaning: TextOptions::default(), from_raw_text: false, use_eod: true, lossy: false }
     }
 
     fn read_text(text: &[u8], change: impl Fn(&mut Reading)) -> Result<TextFile> {
@@ -274,7 +270,7 @@ mod tests {
     /// Encodes every line to its length, and lines of `~` to nothing.
     struct Lengths;
     impl Encode for Lengths {
-        fn encode_line(&self, line: &str, _: Cleaning, ids: &mut Vec<i32>) -> Result<()> {
+        fn encode_line(&self, line: &str, _: &TextOptions, ids: &mut Vec<i32>) -> Result<()> {
             ids.extend((line != "~").then_some(line.len() as i32));
             Ok(())
         }

@@ -2,6 +2,32 @@
 #![allow(dead_code)] // every test binary uses its part
 
 use xlnet::backend::Device;
+use xlnet_testkit::golden::{Case, Data};
+
+/// Tensors of a golden case; a missing one is a defect of the case.
+pub trait CaseTensors {
+    /// Dimensions.
+    fn shape(&self, name: &str) -> Vec<usize>;
+    /// Elements of a floating-point tensor.
+    fn f32(&self, name: &str) -> Vec<f32>;
+    /// Elements of an integer tensor.
+    fn i32(&self, name: &str) -> Vec<i32>;
+}
+
+impl CaseTensors for Case {
+    fn shape(&self, name: &str) -> Vec<usize> {
+        self.tensor(name).expect("a tensor of the case").0.clone()
+    }
+    fn f32(&self, name: &str) -> Vec<f32> {
+        match &self.tensor(name).expect("a tensor of the case").1 {
+            Data::F32(values) => values.clone(),
+            other => other.to_f64().iter().map(|&x| x as f32).collect(),
+        }
+    }
+    fn i32(&self, name: &str) -> Vec<i32> {
+        self.tensor(name).expect("a tensor of the case").1.to_i32()
+    }
+}
 
 /// `[a, b, c]` to `[b, a, c]`.
 pub fn transpose_first_two(values: &[f32], a: usize, b: usize, c: usize) -> Vec<f32> {

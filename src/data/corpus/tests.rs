@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::super::encode::{Cleaning, IdVocabulary, is_start_piece};
+use super::super::encode::{IdVocabulary, is_start_piece};
 use super::super::special::{EOD, is_functional};
 use super::super::tfrecord::RecordReader;
 use super::*;
@@ -195,13 +195,13 @@ fn without_goal_about_a_seventh_is_predicted() {
 /// Words of letters; each letter is a piece, the first one of a word starts it.
 struct Letters;
 impl Encode for Letters {
-    fn encode_line(&self, line: &str, cleaning: Cleaning, ids: &mut Vec<i32>) -> Result<()> {
+    fn encode_line(&self, line: &str, cleaning: &TextOptions, ids: &mut Vec<i32>) -> Result<()> {
         for word in line.split(' ') {
             for (i, letter) in word.bytes().enumerate() {
                 if !letter.is_ascii_alphabetic() {
                     return Err(Error::config("expected letters"));
                 }
-                let letter = if cleaning.uncased { letter.to_ascii_lowercase() } else { letter };
+                let letter = if cleaning.lower { letter.to_ascii_lowercase() } else { letter };
                 ids.push(i32::from(letter) + if i == 0 { 128 } else { 0 });
             }
         }
