@@ -6,3 +6,4 @@ pub use error::{Error, ErrorKind, Result};
 
 pub mod backend;
 pub mod data;
+pub mod op;

@@ -1,1 +1,5 @@
 //! The CPU backend.
+
+pub mod real;
+pub mod tile;
+pub mod vector;

@@ -1,0 +1,2 @@
+//! The vocabulary of operations.
+pub mod philox;
