@@ -138,8 +138,8 @@ mod tests {
         for n in [0, 1, 15, 16, 17, 100] {
             let x: Vec<f64> = (0..n).map(|i| f64::from(i * 7 % 13) - 6.0).collect();
             let y: Vec<f64> = (0..n).map(|i| f64::from(i * 5 % 11)).collect();
-            assert_eq!(sum(&x), x.iter().sum());
-            assert_eq!(dot(&x, &y), x.iter().zip(&y).map(|(x, y)| x * y).sum());
+            assert_eq!(sum(&x), x.iter().sum::<f64>());
+            assert_eq!(dot(&x, &y), x.iter().zip(&y).map(|(x, y)| x * y).sum::<f64>());
             assert_eq!(max(&x, -1e30), x.iter().copied().fold(-1e30, f64::max));
         }
     }
