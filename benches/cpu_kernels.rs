@@ -18,7 +18,7 @@ fn rows(c: &mut Criterion) {
     let keep = Keep::new([1, 2], 0.1).expect("a valid rate");
     group.bench_function("keep", |b| {
         b.iter(|| {
-            vector::dispatch(
+            vector::vectorize(
                 #[inline(always)]
                 || keep.row([1, 2, 3], 1.1, &mut y),
             )
@@ -27,7 +27,7 @@ fn rows(c: &mut Criterion) {
     for (name, f) in [("exp", 0), ("tanh", 1), ("erf", 2)] {
         group.bench_function(name, |b| {
             b.iter(|| {
-                vector::dispatch(
+                vector::vectorize(
                     #[inline(always)]
                     || match f {
                         0 => y.iter_mut().zip(&x).for_each(|(y, &x)| *y = Real::exp(x)),
@@ -40,7 +40,7 @@ fn rows(c: &mut Criterion) {
     }
     group.bench_function("dot", |b| {
         b.iter(|| {
-            vector::dispatch(
+            vector::vectorize(
                 #[inline(always)]
                 || vector::dot(black_box(&x), &y),
             )
@@ -48,7 +48,7 @@ fn rows(c: &mut Criterion) {
     });
     group.bench_function("sum", |b| {
         b.iter(|| {
-            vector::dispatch(
+            vector::vectorize(
                 #[inline(always)]
                 || vector::sum(black_box(&x)),
             )

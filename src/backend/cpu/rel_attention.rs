@@ -260,7 +260,7 @@ fn softmax_tile<R: Real>(
 ) -> [R; Tile::ROWS] {
     let n = sizes.keys();
     let mut sums = [R::ONE; Tile::ROWS];
-    vector::dispatch(
+    vector::vectorize(
         #[inline(always)]
         || {
             for t in 0..tile.len {

@@ -304,7 +304,7 @@ impl<R: Real> Context<'_, R> {
         let &Self { sizes, inputs, stream, tile, b, h } = self;
         let n = sizes.keys();
         let mut de1 = [R::ZERO; Tile::ROWS];
-        vector::dispatch(
+        vector::vectorize(
             #[inline(always)]
             || {
                 for t in 0..tile.len {

@@ -287,7 +287,7 @@ pub fn score_tile<R: Real>(
     let (q, k) = (Left::Rows(buffers.qw, padded(d)), Right::packed(buffers.kt, d, 0));
     multiply(buffers.s, buffers.s_stride, q, k, [tile.len, d, padded(n)], false);
 
-    vector::dispatch(
+    vector::vectorize(
         #[inline(always)]
         || {
             for t in 0..tile.len {

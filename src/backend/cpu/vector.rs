@@ -3,19 +3,34 @@
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
-use pulp::{Arch, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 use super::real::Real;
 
 static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
 
 /// Runs `kernel` compiled for the best instruction set found (AVX-512, AVX2 or the baseline).
-///
-/// Only code that is inlined into the kernel is compiled for the wider registers: a closure needs the attribute, as in
-/// `dispatch(#[inline(always)] || ...)`, and so do the functions that it calls.
 #[inline(always)]
 pub fn dispatch<K: WithSimd>(kernel: K) -> K::Output {
     ARCH.dispatch(kernel)
+}
+
+/// Runs `body` like [`dispatch`], for loops that LLVM vectorises.
+///
+/// Only code that is inlined here is compiled for the wider registers: the closure needs the attribute, as in
+/// `vectorize(#[inline(always)] || ...)`, and so do the functions that it calls. (`FnMut`, because a closure called as
+/// `FnOnce` goes through a shim that is not inlined.)
+#[inline(always)]
+pub fn vectorize<O>(body: impl FnMut() -> O) -> O {
+    struct Body<F>(F);
+    impl<O, F: FnMut() -> O> WithSimd for Body<F> {
+        type Output = O;
+        #[inline(always)]
+        fn with_simd<S: Simd>(mut self, _: S) -> O {
+            (self.0)()
+        }
+    }
+    dispatch(Body(body))
 }
 
 /// Independent accumulators of a reduction: enough for two AVX-512 registers of f64, and the same order everywhere.
@@ -152,7 +167,7 @@ mod tests {
         }
         let x: Vec<f32> = (0..1000).map(|i| (i as f32).sin()).collect();
         assert_eq!(
-            dispatch(
+            vectorize(
                 #[inline(always)]
                 || body(&x)
             ),
