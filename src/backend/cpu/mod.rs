@@ -1,5 +1,6 @@
 //! The CPU backend.
 
+pub mod matmul;
 pub mod real;
 pub mod rel_attention;
 pub mod rel_attention_grad;

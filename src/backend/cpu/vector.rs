@@ -131,6 +131,11 @@ impl<'a, T> Shared<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: PhantomData }
     }
 
+    /// The first element, for writes that no slice can describe; they need the promise of [`Shared::slice`].
+    pub fn as_ptr(&self) -> *mut T {
+        self.start
+    }
+
     /// The elements `first..first + len`; panics when they are not all inside.
     ///
     /// # Safety
