@@ -5,7 +5,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use super::blocks::{BLOCK, for_each, part, part_mut};
 use super::dropout::DropoutMask;
 use super::real::Real;
-use super::vector::dispatch;
+use super::vector::vectorize;
 use crate::op::ActivationKind;
 
 /// Elements that stay in the first-level cache from the copy to the dropout.
@@ -20,7 +20,7 @@ const CUBIC: f64 = 0.044715;
 pub fn activation<R: Real>(out: &mut [R], x: Option<&[R]>, kind: ActivationKind, mask: Option<DropoutMask>) {
     let blocks = out.len().div_ceil(BLOCK);
     for_each(blocks, (part_mut(out, BLOCK), x.map(|x| part(x, BLOCK))), |block, (mut out, x)| {
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 for (i, out) in out.chunks_mut(CHUNK).enumerate() {
@@ -48,7 +48,7 @@ pub fn activation_grad<R: Real>(
     let blocks = dx.len().div_ceil(BLOCK);
     let set = (part_mut(dx, BLOCK), part(x, BLOCK), dout.map(|dout| part(dout, BLOCK)));
     for_each(blocks, set, |block, (mut dx, x, dout)| {
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 for (i, dx) in dx.chunks_mut(CHUNK).enumerate() {

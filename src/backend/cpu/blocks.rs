@@ -119,10 +119,8 @@ fn walk<S: Split, T: Send>(
     }
     let half = blocks.div_ceil(2);
     let (left, right) = set.split(half);
-    let (left, right) = rayon::join(
-        || walk(first, half, left, run, join),
-        || walk(first + half, blocks - half, right, run, join),
-    );
+    let (left, right) =
+        rayon::join(|| walk(first, half, left, run, join), || walk(first + half, blocks - half, right, run, join));
     join(left, right)
 }
 
@@ -165,7 +163,10 @@ mod tests {
                 y.copy_from_slice(&x);
             });
             assert_eq!(x, y);
-            assert_eq!(sum(n.div_ceil(4), part(&x, 4), |_, x| x.iter().sum::<usize>() as f64), (n * n.saturating_sub(1) / 2) as f64);
+            assert_eq!(
+                sum(n.div_ceil(4), part(&x, 4), |_, x| x.iter().sum::<usize>() as f64),
+                (n * n.saturating_sub(1) / 2) as f64
+            );
         }
     }
 

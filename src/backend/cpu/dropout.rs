@@ -2,7 +2,7 @@
 
 use super::blocks::{BLOCK, for_each, part, part_mut};
 use super::real::Real;
-use super::vector::dispatch;
+use super::vector::vectorize;
 use crate::Result;
 use crate::op::DropoutSite;
 use crate::op::philox::{DECISIONS, Keep};
@@ -46,7 +46,7 @@ impl DropoutMask {
 pub fn dropout<R: Real>(out: &mut [R], x: Option<&[R]>, mask: DropoutMask) {
     let blocks = out.len().div_ceil(BLOCK);
     for_each(blocks, (part_mut(out, BLOCK), x.map(|x| part(x, BLOCK))), |block, (mut out, x)| {
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 if let Some(x) = &x {

@@ -3,7 +3,7 @@
 use super::blocks::{for_each, part, part_mut, rows_per_block, sum_of};
 use super::dropout::DropoutMask;
 use super::real::Real;
-use super::vector::{add, axpy, dispatch, sum as sum_row};
+use super::vector::{add, axpy, sum as sum_row, vectorize};
 use crate::op::Write;
 
 /// Forward; see [`crate::op::LayerNorm`]. Without `x`, it lies in `sum` (in `out` when there is no `sum`).
@@ -27,7 +27,7 @@ pub fn layer_norm<R: Real>(
     let set = (inputs, statistics, sum.map(|sum| part_mut(sum, block_len)), part_mut(out, block_len));
     let (eps, d_inverse) = (R::from_f64(f64::from(eps)), R::from_f64(1.0 / d as f64));
     for_each(rows.div_ceil(block_rows), set, |block, ((x, residual), (mut mean, mut rstd), mut sum, mut out)| {
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 let target = sum.as_deref_mut().unwrap_or(&mut out);
@@ -77,15 +77,15 @@ pub fn grad_workspace_len(rows: usize, d: usize) -> usize {
 
 /// Gradient; see [`crate::op::LayerNormGrad`]. Without `dout`, it lies in `dsum`.
 pub fn layer_norm_grad<R: Real>(
-    dsum: &mut [R],                        // [R, d]
-    dx: Option<(&mut [R], DropoutMask)>,   // [R, d]
-    dgamma: Option<(&mut [R], Write)>,     // [d]
-    dbeta: Option<(&mut [R], Write)>,      // [d]
-    dout: Option<&[R]>,                    // [R, d]
-    sum: &[R],                             // [R, d]
-    mean: &[R],                            // [R]
-    rstd: &[R],                            // [R]
-    gamma: &[R],                           // [d]
+    dsum: &mut [R],                      // [R, d]
+    dx: Option<(&mut [R], DropoutMask)>, // [R, d]
+    dgamma: Option<(&mut [R], Write)>,   // [d]
+    dbeta: Option<(&mut [R], Write)>,    // [d]
+    dout: Option<&[R]>,                  // [R, d]
+    sum: &[R],                           // [R, d]
+    mean: &[R],                          // [R]
+    rstd: &[R],                          // [R]
+    gamma: &[R],                         // [d]
     workspace: &mut [R],
 ) {
     let d = gamma.len();
@@ -98,12 +98,13 @@ pub fn layer_norm_grad<R: Real>(
     let statistics = (part(mean, block_rows), part(rstd, block_rows));
     let set = (outputs, statistics, dout.map(|dout| part(dout, block_len)), part(sum, block_len));
     let d_inverse = R::from_f64(1.0 / d as f64);
-    for_each(rows.div_ceil(block_rows), set, |block, ((mut dsum, dx, mut partial), (mean, rstd), dout, sum)| {
-        dispatch(
+    for_each(rows.div_ceil(block_rows), set, |block, ((mut dsum, mut dx, mut partial), (mean, rstd), dout, sum)| {
+        vectorize(
             #[inline(always)]
             || {
                 partial.fill(R::ZERO);
-                let (partial_gamma, partial_beta) = partial.split_at_mut(d.min(partial.len()));
+                let half = partial.len() / 2; // d, or 0 where there are no rows
+                let (partial_gamma, partial_beta) = partial.split_at_mut(half);
                 if let Some(dout) = &dout {
                     dsum.copy_from_slice(dout);
                 }
@@ -123,9 +124,9 @@ pub fn layer_norm_grad<R: Real>(
                         *g = scale * (*g - along_one - (s - center) * along_x);
                     }
                 }
-                if let (Some(mut dx), Some(mask)) = (dx, mask) {
+                if let (Some(dx), Some(mask)) = (&mut dx, mask) {
                     dx.copy_from_slice(&dsum);
-                    mask.apply(block * block_len, &mut dx);
+                    mask.apply(block * block_len, dx);
                 }
             },
         );
@@ -228,7 +229,8 @@ mod tests {
             };
             let [sum, mean, rstd, _] = naive(&x, &residual, &gamma, &beta, Some(mask));
             let mut workspace = vec![f64::NAN; grad_workspace_len(rows, d)];
-            let (mut dsum, mut dx, mut dgamma, mut dbeta) = (dout.clone(), vec![f64::NAN; n], vec![f64::NAN; d], vec![10.0; d]);
+            let (mut dsum, mut dx, mut dgamma, mut dbeta) =
+                (dout.clone(), vec![f64::NAN; n], vec![f64::NAN; d], vec![10.0; d]);
             layer_norm_grad(
                 &mut dsum,
                 Some((&mut dx, mask)),

@@ -2,7 +2,7 @@
 
 use super::blocks::{self, BLOCK, for_each, part, part_mut, sum_of};
 use super::real::Real;
-use super::vector::{dispatch, max, sum as sum_row};
+use super::vector::{max, sum as sum_row, vectorize};
 use crate::op::{ElementLossKind, Write};
 
 /// Barred columns are this far below the others.
@@ -40,7 +40,7 @@ pub fn softmax<R: Real>(out: &mut [R], x: Option<&[R]>, hidden: Option<&[R]>, co
     let blocks = out.len().div_ceil(block_len);
     let set = (part_mut(out, block_len), x.map(|x| part(x, block_len)), hidden.map(|x| part(x, block_len)));
     for_each(blocks, set, |_, (mut out, x, hidden)| {
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 if let Some(x) = &x {
@@ -66,14 +66,7 @@ pub fn softmax<R: Real>(out: &mut [R], x: Option<&[R]>, hidden: Option<&[R]>, co
 }
 
 /// `dx (=|+=) (1 - hidden) y (dy - sum of y dy)`.
-pub fn softmax_grad<R: Real>(
-    dx: &mut [R],
-    write: Write,
-    y: &[R],
-    dy: &[R],
-    hidden: Option<&[R]>,
-    columns: usize,
-) {
+pub fn softmax_grad<R: Real>(dx: &mut [R], write: Write, y: &[R], dy: &[R], hidden: Option<&[R]>, columns: usize) {
     if dx.is_empty() {
         return;
     }
@@ -81,7 +74,7 @@ pub fn softmax_grad<R: Real>(
     let blocks = dx.len().div_ceil(block_len);
     let set = (part_mut(dx, block_len), part(y, block_len), part(dy, block_len), hidden.map(|x| part(x, block_len)));
     for_each(blocks, set, |_, (mut dx, y, dy, hidden)| {
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 for (r, dx) in dx.chunks_exact_mut(columns).enumerate() {
@@ -128,7 +121,7 @@ pub fn softmax_cross_entropy<R: Real>(
         (part(inputs.labels, per), part(inputs.weights, per)),
     );
     blocks::sum(rows.div_ceil(per), set, |_, (mut row_loss, mut dlogits, logits, hidden, (labels, weights))| {
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 let mut total = 0.0;
@@ -341,7 +334,9 @@ mod tests {
             for kind in [SquaredError, SigmoidCrossEntropy] {
                 let f = |x: f64, label: f64| match kind {
                     SquaredError => (x - label).powi(2),
-                    SigmoidCrossEntropy => -label * (1.0 / (1.0 + (-x).exp())).ln() + (1.0 - label) * (1.0 + x.exp()).ln(),
+                    SigmoidCrossEntropy => {
+                        -label * (1.0 / (1.0 + (-x).exp())).ln() + (1.0 - label) * (1.0 + x.exp()).ln()
+                    }
                 };
                 let (mut row_loss, mut dx) = (vec![f64::NAN; n], vec![f64::NAN; n]);
                 let loss = element_loss(Some(&mut row_loss), Some(&mut dx), kind, &x, &labels, &weights);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::blocks::{BLOCK, for_each, part, part_mut, rows_per_block};
 use super::layer_norm::add_partials;
 use super::real::Real;
-use super::vector::{add, axpy, dispatch, dot};
+use super::vector::{add, axpy, dot, vectorize};
 use crate::op::{CopyBlocks, Write};
 
 /// Elements of a block whose work is nothing but memory traffic.
@@ -24,7 +24,8 @@ pub fn copy_blocks<T: Copy + Send + Sync>(dst: &mut [T], src: &[T], op: &CopyBlo
         Write::Add => dst.iter_mut().zip(src).for_each(|(dst, &src)| *dst = sum(*dst, src)),
     };
     if blocks == 1 || (src_stride == length && dst_stride == length) {
-        let set = (part_mut(&mut dst[dst_offset..][..blocks * length], COPY_BLOCK), part(&src[src_offset..], COPY_BLOCK));
+        let set =
+            (part_mut(&mut dst[dst_offset..][..blocks * length], COPY_BLOCK), part(&src[src_offset..], COPY_BLOCK));
         return for_each((blocks * length).div_ceil(COPY_BLOCK), set, |_, (mut dst, src)| {
             let n = dst.len();
             write(&mut dst, &src[..n]);
@@ -69,7 +70,7 @@ pub fn gather_rows_grad<R: Real>(dtable: &mut [R], write: Write, dout: &[R], ids
         }
         let first = block * per;
         let own: Range<usize> = first..first + dtable.len() / d;
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 for (r, &id) in ids.iter().enumerate() {
@@ -89,7 +90,7 @@ pub fn mix_rows<R: Real>(out: &mut [R], row: &[R], mixed: Option<(&[R], &[R])>) 
     let per = rows_per_block(d);
     let mixed = mixed.map(|(x, weight)| (part(x, per * d), part(weight, per)));
     for_each((out.len() / d).div_ceil(per), (part_mut(out, per * d), mixed), |_, (mut out, mixed)| {
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 for (r, out) in out.chunks_exact_mut(d).enumerate() {
@@ -143,7 +144,7 @@ pub fn mix_rows_grad<R: Real>(
         weight.map(|x| part(x, per)),
     );
     for_each(rows.div_ceil(per), set, |_, (mut dx, mut partial, dout, weight)| {
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 if let Some(partial) = &mut partial {
@@ -179,7 +180,7 @@ fn scaled<R: Real>(y: &mut [R], write: Write, a: R, x: &[R]) {
 pub fn weighted_rows<R: Real>(out: &mut [R], x: &[R], weight: &[R], [batch, rows, d]: [usize; 3]) {
     let set = (part_mut(out, d), part(x, rows * d), part(weight, rows));
     for_each(batch, set, |_, (mut out, x, weight)| {
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 out.fill(R::ZERO);
@@ -204,7 +205,7 @@ pub fn weighted_rows_grad<R: Real>(
     let inputs = (part(x, rows * d), part(weight, rows), part(dout, d));
     let set = (part_mut(dx, rows * d), dweight.map(|x| part_mut(x, rows)), inputs);
     for_each(batch, set, |_, (mut dx, mut dweight, (x, weight, dout))| {
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 for (l, &w) in weight.iter().enumerate() {
@@ -255,7 +256,14 @@ mod tests {
             let old = numbers(to + (blocks - 1) * ts + length + 3, 2);
             for dst in [Target::set(id), Target::add(id)] {
                 let op = CopyBlocks {
-                    src: id, src_offset: so, src_stride: ss, dst, dst_offset: to, dst_stride: ts, blocks, length,
+                    src: id,
+                    src_offset: so,
+                    src_stride: ss,
+                    dst,
+                    dst_offset: to,
+                    dst_stride: ts,
+                    blocks,
+                    length,
                 };
                 let mut want = old.clone();
                 for i in 0..blocks {

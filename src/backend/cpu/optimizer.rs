@@ -2,7 +2,7 @@
 
 use super::blocks::{self, BLOCK, for_each, part, part_mut, sum_of};
 use super::real::Real;
-use super::vector::dispatch;
+use super::vector::vectorize;
 use crate::op::Adam;
 
 /// Elements that are summed in their own precision before the f64 sum.
@@ -11,9 +11,16 @@ const CHUNK: usize = 1024;
 /// Sum of the squares; chunks of 1024 elements are added up in f64.
 pub fn square_norm<R: Real>(x: &[R]) -> f64 {
     blocks::sum(x.len().div_ceil(BLOCK), part(x, BLOCK), |_, x| {
-        dispatch(
+        vectorize(
             #[inline(always)]
-            || x.chunks(CHUNK).map(#[inline(always)] |x| sum_of(x, x, |a, b| a * b).to_f64()).sum(),
+            || {
+                x.chunks(CHUNK)
+                    .map(
+                        #[inline(always)]
+                        |x| sum_of(x, x, |a, b| a * b).to_f64(),
+                    )
+                    .sum()
+            },
         )
     })
 }
@@ -29,7 +36,7 @@ pub fn adam<R: Real>(op: &Adam, param: &mut [R], m: &mut [R], v: &mut [R], grad:
     let (one_minus1, one_minus2) = (R::ONE - beta1, R::ONE - beta2);
     let set = (part_mut(param, BLOCK), part_mut(m, BLOCK), part_mut(v, BLOCK), part(grad, BLOCK));
     for_each(grad.len().div_ceil(BLOCK), set, |_, (mut param, mut m, mut v, grad)| {
-        dispatch(
+        vectorize(
             #[inline(always)]
             || {
                 for (((p, m), v), &g) in param.iter_mut().zip(m.iter_mut()).zip(v.iter_mut()).zip(&*grad) {
@@ -61,7 +68,15 @@ mod tests {
         let id = TensorId(0);
         for decays in [false, true] {
             let op = Adam {
-                param: id, grad: id, m: id, v: id, square_norm: id, hyper: id, decays, grad_scale: 0.5, lr_scale: 0.25,
+                param: id,
+                grad: id,
+                m: id,
+                v: id,
+                square_norm: id,
+                hyper: id,
+                decays,
+                grad_scale: 0.5,
+                lr_scale: 0.25,
             };
             for (clip, norm) in [(0.0, 3.0), (1.0, 4.0), (5.0, 4.0)] {
                 for n in [1, 3, 17, 33, BLOCK + 1] {

@@ -59,7 +59,7 @@ mod tests {
                 let (g, t, c) = (at / d / positions, at / d % positions, at % d);
                 let mut p = keys as f64 - t as f64;
                 if let Some(limit) = clamp {
-                    p = p.clamp(-f64::from(limit), f64::from(limit));
+                    p = p.clamp(-(limit as f64), limit as f64);
                 }
                 let angle = if g == 1 { -p } else { p } / 10000f64.powf((c % (d / 2)) as f64 * 2.0 / d as f64);
                 let want = if c < d / 2 { angle.sin() } else { angle.cos() };
