@@ -53,7 +53,7 @@ pub fn softmax<R: Real>(out: &mut [R], x: Option<&[R]>, hidden: Option<&[R]>, co
                     if log {
                         let top = max(row, row[0]);
                         let lse = top + sum_of(row, row, |x, _| (x - top).exp()).ln();
-                        row.iter_mut().for_each(|x| *x = *x - lse);
+                        row.iter_mut().for_each(|x| *x -= lse);
                     } else {
                         let [_, total] = exponentials(row);
                         let inverse = R::ONE / total;
