@@ -1,4 +1,9 @@
 //! The CPU backend.
+
+pub mod real;
+pub mod tile;
+pub mod vector;
+
 use std::ops::Range;
 use std::sync::Arc;
 
