@@ -1,6 +1,7 @@
 //! The CPU backend.
 
 pub mod real;
+pub(crate) mod reference;
 pub mod tile;
 pub mod vector;
 
