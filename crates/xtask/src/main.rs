@@ -54,7 +54,9 @@ fn install() -> Result<(), String> {
     }
     let names = missing.join(" ");
     if !there("apt-get") {
-        return Err(format!("please install {names}: the build needs it, and this system has no apt-get to do it with"));
+        return Err(format!(
+            "please install {names}: the build needs it, and this system has no apt-get to do it with"
+        ));
     }
     let sudo = there("sudo") && env::var("USER").is_ok_and(|user| user != "root");
     let apt = |args: &[&str]| {
