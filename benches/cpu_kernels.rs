@@ -2,6 +2,9 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
+use xlnet::backend::cpu::matmul::{Matmul, matmul};
+use xlnet::backend::cpu::rel_attention::{self, Dropout, Inputs, Mask, Outputs, Relative, Segments, Sizes};
+use xlnet::backend::cpu::rel_attention_grad::{self, Gradients, ParamGrad, Saved};
 use xlnet::backend::cpu::{real::Real, tile, vector};
 use xlnet::op::philox::Keep;
 
@@ -18,7 +21,7 @@ fn rows(c: &mut Criterion) {
     let keep = Keep::new([1, 2], 0.1).expect("a valid rate");
     group.bench_function("keep", |b| {
         b.iter(|| {
-            vector::dispatch(
+            vector::vectorize(
                 #[inline(always)]
                 || keep.row([1, 2, 3], 1.1, &mut y),
             )
@@ -27,7 +30,7 @@ fn rows(c: &mut Criterion) {
     for (name, f) in [("exp", 0), ("tanh", 1), ("erf", 2)] {
         group.bench_function(name, |b| {
             b.iter(|| {
-                vector::dispatch(
+                vector::vectorize(
                     #[inline(always)]
                     || match f {
                         0 => y.iter_mut().zip(&x).for_each(|(y, &x)| *y = Real::exp(x)),
@@ -40,7 +43,7 @@ fn rows(c: &mut Criterion) {
     }
     group.bench_function("dot", |b| {
         b.iter(|| {
-            vector::dispatch(
+            vector::vectorize(
                 #[inline(always)]
                 || vector::dot(black_box(&x), &y),
             )
@@ -48,7 +51,7 @@ fn rows(c: &mut Criterion) {
     });
     group.bench_function("sum", |b| {
         b.iter(|| {
-            vector::dispatch(
+            vector::vectorize(
                 #[inline(always)]
                 || vector::sum(black_box(&x)),
             )
@@ -128,5 +131,95 @@ fn tiles(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, rows, tiles);
+/// The plain products of a Base layer at 1024 rows, and the LM head; all threads.
+fn matmuls(c: &mut Criterion) {
+    let mut group = c.benchmark_group("matmul");
+    group.sample_size(10);
+    for (name, m, k, n, trans_a, trans_b) in [
+        ("up", 1024, 768, 3072, false, false),
+        ("down", 1024, 3072, 768, false, false),
+        ("dx", 1024, 3072, 768, false, true),
+        ("dw", 768, 1024, 3072, true, false),
+        ("projection", 1024, 768, 768, false, false),
+        ("lm_head", 64, 768, 32000, false, true),
+    ] {
+        let (a, b, mut out) = (numbers(m * k), numbers(k * n), vec![0f32; m * n]);
+        let sizes = Matmul { m, n, k, trans_a, trans_b, accumulate: false };
+        group.throughput(Throughput::Elements(2 * (m * k * n) as u64));
+        group.bench_function(BenchmarkId::new(name, format!("{m}x{k}x{n}")), |bench| {
+            bench.iter(|| matmul(&mut out, &a, &b, None, &sizes));
+        });
+    }
+    group.finish();
+}
+
+/// Attention of XLNet-Base with segments, padding mask and dropout, all threads; FLOP/s as elements per second, the
+/// band of the position term counted without waste.
+fn attention(c: &mut Criterion) {
+    let mut group = c.benchmark_group("rel_attention");
+    group.sample_size(10);
+    for (batch, rows) in [(8, 128), (4, 512)] {
+        let sizes = Sizes { batch, heads: 12, head_dim: 64, rows, memory: 0, query_rows: 0, groups: 1 };
+        let hd = 12 * 64;
+        let x = numbers(batch * rows * hd);
+        let (r, bias) = (numbers(sizes.positions() * hd), numbers(2 * hd));
+        let ids: Vec<i32> = (0..batch * rows).map(|i| (i / 50 % 2) as i32).collect();
+        let padding: Vec<i32> = (0..batch * rows).map(|i| i32::from(i % rows < 9)).collect();
+        let inputs = Inputs {
+            content: Some(&x),
+            query: None,
+            k: &x,
+            v: &x,
+            relative: Some(Relative { r: &r, group: None, w_bias: &bias[..hd], r_bias: &bias[..hd] }),
+            segments: Some(Segments { s_bias: &bias[..hd], seg_embed: &bias, ids: &ids }),
+            mask: Mask::Padding(&padding),
+            causal: false,
+            same_length: false,
+            scale: 0.125,
+            dropout: Some(Dropout {
+                keep: Keep::new([1, 2], 0.1).expect("a valid rate"),
+                content_site: 1,
+                query_site: 2,
+            }),
+        };
+        let threads = rayon::current_num_threads();
+        let (mut out, mut lse) = (vec![0f32; x.len()], vec![0f32; x.len() / 64]);
+        let mut space = vec![0f32; rel_attention::workspace_len(&sizes, threads)];
+        let products = (batch * 12 * rows * rows * 64) as u64;
+        let label = format!("{batch}x{rows}");
+        group.throughput(Throughput::Elements(6 * products));
+        group.bench_function(BenchmarkId::new("forward", &label), |b| {
+            b.iter(|| {
+                let mut outputs = Outputs { out: &mut out, lse: &mut lse, query_out: &mut [], query_lse: &mut [] };
+                rel_attention::forward(&sizes, &inputs, &mut outputs, &mut space).expect("right lengths");
+            });
+        });
+        let mut space = vec![0f32; rel_attention_grad::workspace_len(&sizes, threads)];
+        let [mut dq, mut dk, mut dv] = [0; 3].map(|_| vec![0f32; x.len()]);
+        let mut dr = vec![0f32; r.len()];
+        let [mut dw, mut drb, mut ds, mut de] = [1, 1, 1, 2].map(|n| vec![0f32; n * hd]);
+        group.throughput(Throughput::Elements(16 * products));
+        group.bench_function(BenchmarkId::new("backward", &label), |b| {
+            b.iter(|| {
+                let saved = Saved { out: &out, lse: &lse, dout: &x, query_out: &[], query_lse: &[], query_dout: &[] };
+                let mut gradients = Gradients {
+                    dq: &mut dq,
+                    query_dq: &mut [],
+                    dk: &mut dk,
+                    dv: &mut dv,
+                    dr: &mut dr,
+                    dw_bias: ParamGrad { data: &mut dw, accumulate: false },
+                    dr_bias: ParamGrad { data: &mut drb, accumulate: false },
+                    ds_bias: ParamGrad { data: &mut ds, accumulate: false },
+                    dseg_embed: ParamGrad { data: &mut de, accumulate: false },
+                };
+                rel_attention_grad::backward(&sizes, &inputs, &saved, &mut gradients, &mut space)
+                    .expect("right lengths");
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, rows, tiles, matmuls, attention);
 criterion_main!(benches);

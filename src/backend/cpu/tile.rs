@@ -7,7 +7,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::real::Real;
-use super::vector::dispatch;
+use super::vector::{dispatch, vectorize};
 
 /// Columns of a panel of the right operand.
 pub const PANEL: usize = 64;
@@ -67,7 +67,7 @@ pub fn packed_len(n: usize, k: usize) -> usize {
 
 /// Packs the transpose of `n` rows of `k` elements, `stride` apart: panels `[n/PANEL][k][PANEL]`, padded with zeros.
 pub fn pack_transposed<R: Real>(packed: &mut [R], rows: &[R], stride: usize, n: usize, k: usize) {
-    dispatch(
+    vectorize(
         #[inline(always)]
         || {
             for (panel, packed) in packed[..packed_len(n, k)].chunks_exact_mut(PANEL * k).enumerate() {

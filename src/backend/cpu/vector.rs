@@ -3,19 +3,34 @@
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
-use pulp::{Arch, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 use super::real::Real;
 
 static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
 
 /// Runs `kernel` compiled for the best instruction set found (AVX-512, AVX2 or the baseline).
-///
-/// Only code that is inlined into the kernel is compiled for the wider registers: a closure needs the attribute, as in
-/// `dispatch(#[inline(always)] || ...)`, and so do the functions that it calls.
 #[inline(always)]
 pub fn dispatch<K: WithSimd>(kernel: K) -> K::Output {
     ARCH.dispatch(kernel)
+}
+
+/// Runs `body` like [`dispatch`], for loops that LLVM vectorises.
+///
+/// Only code that is inlined here is compiled for the wider registers: the closure needs the attribute, as in
+/// `vectorize(#[inline(always)] || ...)`, and so do the functions that it calls. (`FnMut`, because a closure called as
+/// `FnOnce` goes through a shim that is not inlined.)
+#[inline(always)]
+pub fn vectorize<O>(body: impl FnMut() -> O) -> O {
+    struct Body<F>(F);
+    impl<O, F: FnMut() -> O> WithSimd for Body<F> {
+        type Output = O;
+        #[inline(always)]
+        fn with_simd<S: Simd>(mut self, _: S) -> O {
+            (self.0)()
+        }
+    }
+    dispatch(Body(body))
 }
 
 /// Independent accumulators of a reduction: enough for two AVX-512 registers of f64, and the same order everywhere.
@@ -116,6 +131,11 @@ impl<'a, T> Shared<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: PhantomData }
     }
 
+    /// The first element, for writes that no slice can describe; they need the promise of [`Shared::slice`].
+    pub fn as_ptr(&self) -> *mut T {
+        self.start
+    }
+
     /// The elements `first..first + len`; panics when they are not all inside.
     ///
     /// # Safety
@@ -138,8 +158,8 @@ mod tests {
         for n in [0, 1, 15, 16, 17, 100] {
             let x: Vec<f64> = (0..n).map(|i| f64::from(i * 7 % 13) - 6.0).collect();
             let y: Vec<f64> = (0..n).map(|i| f64::from(i * 5 % 11)).collect();
-            assert_eq!(sum(&x), x.iter().sum());
-            assert_eq!(dot(&x, &y), x.iter().zip(&y).map(|(x, y)| x * y).sum());
+            assert_eq!(sum(&x), x.iter().sum::<f64>());
+            assert_eq!(dot(&x, &y), x.iter().zip(&y).map(|(x, y)| x * y).sum::<f64>());
             assert_eq!(max(&x, -1e30), x.iter().copied().fold(-1e30, f64::max));
         }
     }
@@ -152,7 +172,7 @@ mod tests {
         }
         let x: Vec<f32> = (0..1000).map(|i| (i as f32).sin()).collect();
         assert_eq!(
-            dispatch(
+            vectorize(
                 #[inline(always)]
                 || body(&x)
             ),
