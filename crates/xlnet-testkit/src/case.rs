@@ -54,6 +54,14 @@ impl Case {
         self.tolerance = Tolerance { f32: f32 * factor, f64: f64 * factor, reason };
         self
     }
+    /// Runs the case on one device and compares nothing: for inputs that must be refused.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn run_alone(&self, device: Device, float: DType) -> Result<()> {
+        let (program, values) = self.program(float)?;
+        run(device, program, &values).map(drop)
+    }
     /// Program in `float` precision and values.
     ///
     /// # Errors
