@@ -23,7 +23,6 @@ fn dropout(b: &mut Builder, site: u32) -> DropoutSite {
     DropoutSite { key: b.tensor("key", [2], DType::U32, Role::Input), site, rate: 0.1 }
 }
 
-/// A tensor that is only read.
 fn ids(b: &mut Builder, name: &str, len: usize) -> TensorId {
     b.input_i32(name, [len])
 }
@@ -33,7 +32,8 @@ fn matmul(b: &mut Builder, [m, n, k]: [usize; 3], [trans_a, trans_b]: [bool; 2])
     MatMul { a, b: w, bias: None, out, m, n, k, trans_a, trans_b }.into()
 }
 
-/// Content and query stream over `batch` rows of `length` tokens with as many memory tokens.
+/// Content and query stream over `batch` rows of `length` tokens with as many memory tokens. Results are inputs too, so
+/// that the gradient alone is a program.
 fn attention(b: &mut Builder, batch: usize, length: usize) -> RelAttention {
     let (hd, keys, targets) = (HEADS * HEAD_DIM, 2 * length, length / 6 + 1);
     let [w_bias, r_bias, s_bias] = ["r_w_bias", "r_r_bias", "r_s_bias"].map(|name| b.param(name, [HEADS, HEAD_DIM]));
@@ -42,8 +42,8 @@ fn attention(b: &mut Builder, batch: usize, length: usize) -> RelAttention {
         query: Some(QueryStream {
             q: b.input("query q", [batch * targets, hd]),
             positions: ids(b, "positions", batch * targets),
-            out: b.output("query out", [batch * targets, hd]),
-            lse: b.output("query lse", [batch * HEADS * targets]),
+            out: b.input("query out", [batch * targets, hd]),
+            lse: b.input("query lse", [batch * HEADS * targets]),
             site: 1,
         }),
         k: b.input("k", [batch * keys, hd]),
@@ -59,8 +59,8 @@ fn attention(b: &mut Builder, batch: usize, length: usize) -> RelAttention {
         same_length: false,
         scale: 0.125,
         dropout: Some(dropout(b, 0)),
-        out: Some(b.output("out", [batch * length, hd])),
-        lse: Some(b.output("lse", [batch * HEADS * length])),
+        out: Some(b.input("out", [batch * length, hd])),
+        lse: Some(b.input("lse", [batch * HEADS * length])),
         batch,
         heads: HEADS,
         head_dim: HEAD_DIM,
@@ -76,7 +76,7 @@ fn attention_grad(b: &mut Builder, batch: usize, length: usize) -> Op {
     let hd = HEADS * HEAD_DIM;
     let like = |b: &mut Builder, name: &str, id: TensorId| {
         let shape = b.shape(id);
-        b.output(name, shape)
+        b.input(name, shape)
     };
     let [dw_bias, dr_bias, ds_bias] = ["dw", "dr", "ds"].map(|name| Some(Target::set(b.output(name, [hd]))));
     let dseg_embed = Some(Target::set(b.output("dseg", [2 * hd])));

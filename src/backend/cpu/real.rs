@@ -174,10 +174,10 @@ real! {
         let far = ((1.0 - t) / (1.0 + t)).copysign(self);
         let z = self * self;
         let p = -5.704_988_7e-3_f32;
-        let p = p.mul_add(z, 2.063_908_9e-2);
+        let p = p.mul_add(z, 2.063_909e-2);
         let p = p.mul_add(z, -5.373_971_6e-2);
         let p = p.mul_add(z, 0.133_314_42);
-        let p = p.mul_add(z, -0.333_332_82);
+        let p = p.mul_add(z, -0.333_332_8);
         let near = (p * z).mul_add(self, self);
         if size < 0.625 { near } else { far }
     }

@@ -25,7 +25,7 @@
 use super::real::Real;
 use super::rel_attention_tile::{Buffers, Plan, Stream, Tile, chunks, parallel, rows_of_slot, score_tile, slots, take};
 use super::tile::{Left, Right, multiply, pack_rows, padded};
-use super::vector::{self, Shared};
+use super::vector::{self, Shared, vectorize};
 use crate::op::philox::Keep;
 use crate::{Error, Result};
 
@@ -260,7 +260,7 @@ fn softmax_tile<R: Real>(
 ) -> [R; Tile::ROWS] {
     let n = sizes.keys();
     let mut sums = [R::ONE; Tile::ROWS];
-    vector::vectorize(
+    vectorize(
         #[inline(always)]
         || {
             for t in 0..tile.len {

@@ -18,7 +18,7 @@ use super::rel_attention_tile::{
     Buffers, Plan, Stream, Tile, chunks, gather, parallel, rows_of_slot, score_tile, slots, take,
 };
 use super::tile::{Left, Right, multiply, pack_rows, pack_transposed, packed_len, padded};
-use super::vector::{self, Shared};
+use super::vector::{self, Shared, vectorize};
 use crate::Result;
 
 /// What the forward op left, and the gradients of its outputs. A stream that is absent has empty slices.
@@ -308,7 +308,7 @@ impl<R: Real> Context<'_, R> {
         let &Self { sizes, inputs, stream, tile, b, h } = self;
         let n = sizes.keys();
         let mut de1 = [R::ZERO; Tile::ROWS];
-        vector::vectorize(
+        vectorize(
             #[inline(always)]
             || {
                 for t in 0..tile.len {
@@ -371,32 +371,39 @@ impl<R: Real> Context<'_, R> {
         let (bias_sums, segment_sums) = sums.split_at_mut(2 * d);
         let (dw_bias, dr_bias) = bias_sums.split_at_mut(d);
         let (ds_bias, dseg) = segment_sums.split_at_mut(d);
-        for t in 0..tile.len {
-            let dq = dq(tile.rows[t]);
-            for (c, dq) in dq.iter_mut().enumerate() {
-                let content = inputs.scale * scratch.dqw[t * padded_d + c];
-                dw_bias[c] += content;
-                *dq = content;
-            }
-            if inputs.relative.is_some() {
-                for (c, dq) in dq.iter_mut().enumerate() {
-                    let position = inputs.scale * scratch.dqr[t * padded_d + c];
-                    dr_bias[c] += position;
-                    *dq += position;
+        vectorize(
+            #[inline(always)]
+            || {
+                for t in 0..tile.len {
+                    let dq = dq(tile.rows[t]);
+                    let content = &scratch.dqw[t * padded_d..][..d];
+                    for ((dq, dw_bias), &content) in dq.iter_mut().zip(&mut *dw_bias).zip(content) {
+                        *dq = inputs.scale * content;
+                        *dw_bias += *dq;
+                    }
+                    if inputs.relative.is_some() {
+                        let position = &scratch.dqr[t * padded_d..][..d];
+                        for ((dq, dr_bias), &position) in dq.iter_mut().zip(&mut *dr_bias).zip(position) {
+                            *dq += inputs.scale * position;
+                            *dr_bias += inputs.scale * position;
+                        }
+                    }
+                    if let Some(segments) = &inputs.segments {
+                        let de1 = inputs.scale * de1[t];
+                        let q = &stream.q[stream.at(sizes, b, tile.rows[t], h)..][..d];
+                        let bias = &segments.s_bias[h * d..][..d];
+                        let (same, different) = segments.seg_embed.split_at(sizes.stride());
+                        let (same, different) = (&same[h * d..][..d], &different[h * d..][..d]);
+                        for c in 0..d {
+                            let step = de1 * (different[c] - same[c]);
+                            dq[c] += step;
+                            ds_bias[c] += step;
+                            dseg[c] += de1 * (q[c] + bias[c]);
+                        }
+                    }
                 }
-            }
-            if let Some(segments) = &inputs.segments {
-                let de1 = inputs.scale * de1[t];
-                let q = &stream.q[stream.at(sizes, b, tile.rows[t], h)..];
-                let head = h * d;
-                for (c, dq) in dq.iter_mut().enumerate() {
-                    let step = segments.seg_embed[sizes.stride() + head + c] - segments.seg_embed[head + c];
-                    *dq += de1 * step;
-                    ds_bias[c] += de1 * step;
-                    dseg[c] += de1 * (q[c] + segments.s_bias[head + c]);
-                }
-            }
-        }
+            },
+        );
     }
 }
 

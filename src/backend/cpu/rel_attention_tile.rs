@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::real::Real;
 use super::rel_attention::{HIDDEN, Inputs, Mask, Sizes};
 use super::tile::{ALIGN, Left, PANEL, Right, multiply, pack_rows, pack_transposed, packed_len, padded, row_stride};
-use super::vector;
+use super::vector::{self, vectorize};
 use crate::{Error, Result};
 
 /// Tasks that a call is split into, if the batch has rows enough: fixed, so that partial sums do not depend on the
@@ -287,7 +287,7 @@ pub fn score_tile<R: Real>(
     let (q, k) = (Left::Rows(buffers.qw, padded(d)), Right::packed(buffers.kt, d, 0));
     multiply(buffers.s, buffers.s_stride, q, k, [tile.len, d, padded(n)], false);
 
-    vector::vectorize(
+    vectorize(
         #[inline(always)]
         || {
             for t in 0..tile.len {
@@ -300,15 +300,21 @@ pub fn score_tile<R: Real>(
                 if let Some(segments) = &inputs.segments {
                     let q = &stream.q[stream.at(sizes, b, tile.rows[t], h)..][..d];
                     let bias = &segments.s_bias[h * d..][..d];
-                    let term = |e: &[R]| inputs.scale * (vector::dot(q, e) + vector::dot(bias, e));
-                    let [same, different] =
-                        [0, 1].map(|e| term(&segments.seg_embed[e * sizes.stride() + h * d..][..d]));
+                    let (embed, other) = segments.seg_embed.split_at(sizes.stride());
+                    let same = inputs.scale * dot_biased(q, bias, &embed[h * d..][..d]);
+                    let different = inputs.scale * dot_biased(q, bias, &other[h * d..][..d]);
                     add_segments(s, same, different, &segments.ids[b * sizes.rows..][..sizes.rows], position);
                 }
                 hide(s, sizes, inputs, b, position, stream.positions.is_none());
             }
         },
     );
+}
+
+/// `(q + bias) . e`.
+#[inline(always)]
+fn dot_biased<R: Real>(q: &[R], bias: &[R], e: &[R]) -> R {
+    vector::dot(q, e) + vector::dot(bias, e)
 }
 
 /// Adds `same` where a key has the segment of `position`, else `different`; memory is segment 0.
