@@ -52,8 +52,9 @@ pub fn softmax<R: Real>(out: &mut [R], x: Option<&[R]>, hidden: Option<&[R]>, co
                 for row in out.chunks_exact_mut(columns) {
                     if log {
                         let top = max(row, row[0]);
-                        let lse = top + sum_of(row, row, |x, _| (x - top).exp()).ln();
-                        row.iter_mut().for_each(|x| *x -= lse);
+                        let log_total = sum_of(row, row, |x, _| (x - top).exp()).ln();
+                        // In this order: beside a top of -1e30 the logarithm would vanish.
+                        row.iter_mut().for_each(|x| *x = (*x - top) - log_total);
                     } else {
                         let [_, total] = exponentials(row);
                         let inverse = R::ONE / total;
