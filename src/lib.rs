@@ -5,7 +5,10 @@ mod error;
 pub use error::{Error, ErrorKind, Result};
 
 pub mod backend;
+pub mod config;
 pub mod data;
+pub mod model;
 pub mod op;
 pub mod program;
 pub mod tensor;
+pub mod train;

@@ -24,6 +24,15 @@ impl Builder {
         Builder { program, scope: vec![], grads: HashMap::new(), written: vec![] }
     }
 
+    /// Number of tensors so far.
+    pub fn len(&self) -> usize {
+        self.program.tensors.len()
+    }
+    /// True when there is no tensor yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Adds a tensor.
     pub fn tensor(&mut self, name: impl Into<String>, shape: impl Into<Shape>, dtype: DType, role: Role) -> TensorId {
         self.add(TensorDesc { name: name.into(), shape: shape.into(), dtype, role, view: None })

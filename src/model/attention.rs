@@ -1,0 +1,227 @@
+//! Relative two-stream attention with its projections, residual and norm.
+
+use super::memory::copy_positions;
+use super::transformer::{MaskKind, Transformer, accumulate, site};
+use crate::Result;
+use crate::op::{
+    CopyBlocks, DropoutSite, Groups, LayerNorm, LayerNormGrad, Mask, QueryStream, QueryStreamGrad, RelAttention,
+    RelAttentionGrad, RelativeTerms, RelativeTermsGrad, SegmentTerms, SegmentTermsGrad, Target, Write,
+};
+use crate::program::Builder;
+use crate::tensor::TensorId;
+
+/// What the backward pass needs.
+pub(super) struct Saved {
+    op: RelAttention,
+    q: TensorId,          // [R', N*D]
+    heads: TensorId,      // [R', N*D]
+    sum: TensorId,        // [R', d]
+    mean: TensorId,       // [R']
+    rstd: TensorId,       // [R']
+    rows: (usize, usize), // first row of x that is a query row of this layer, number of them
+}
+
+/// `[memory; content rows]`, or the content rows themselves where there is no memory.
+fn keys_input(b: &mut Builder, net: &Transformer, layer: usize, x: TensorId) -> Result<TensorId> {
+    let o = net.options;
+    let content = b.rows(x, 0, o.content_rows())?;
+    let Some(&memory) = net.inputs.memory.get(layer) else { return Ok(content) };
+    let cat = b.activation("cat", [o.batch, o.keys(), net.config.d_model]); // [B, N, d]
+    copy_positions(b, (memory, 0), (Target::set(cat), 0), o.batch, o.memory)?;
+    copy_positions(b, (content, 0), (Target::set(cat), o.memory), o.batch, o.length)?;
+    Ok(cat)
+}
+
+/// Pushes `LN(dropout(attention(x) W_o) + x)`; in a query-only layer the result has the query rows alone.
+pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: TensorId) -> Result<(TensorId, Saved)> {
+    let (o, p, c) = (net.options, &net.params.layers[layer], net.config);
+    let (content_rows, query_rows) = (o.content_rows(), o.query_rows());
+    let rows = if net.query_only(layer) { (content_rows, query_rows) } else { (0, content_rows + query_rows) };
+    let residual = b.rows(x, rows.0, rows.1)?; // [R', d]
+
+    let cat = keys_input(b, net, layer, x)?;
+    let k = p.k.forward(b, "k", cat)?; // [B*N, N*D]
+    let v = p.v.forward(b, "v", cat)?; // [B*N, N*D]
+    let r = p.r.forward(b, "r", net.positions)?; // [G*P, N*D]
+    let q = p.q.forward(b, "q", residual)?; // [R', N*D]
+    let heads = b.activation("heads", b.shape(q)); // [R', N*D]
+
+    let content = (rows.0 == 0).then_some(());
+    let part = |b: &mut Builder, id| content.map(|()| b.rows(id, 0, content_rows)).transpose();
+    let (q_content, out) = (part(b, q)?, part(b, heads)?);
+    let lse = content.map(|()| b.activation("lse", [o.batch, c.n_head, o.length])); // [B, H, L]
+    let query = match net.inputs.target_positions {
+        Some(positions) if query_rows > 0 => Some(QueryStream {
+            q: b.rows(q, content_rows - rows.0, query_rows)?,
+            positions,
+            out: b.rows(heads, content_rows - rows.0, query_rows)?,
+            lse: b.activation("query_lse", [o.batch, c.n_head, o.targets()]), // [B, H, T]
+            site: site::layer(layer, site::QUERY_PROBABILITIES),
+        }),
+        _ => None,
+    };
+    let groups = b.shape(net.positions).dims()[0];
+    let op = RelAttention {
+        q: q_content,
+        query,
+        k,
+        v,
+        relative: Some(RelativeTerms { r, group: group_of_rows(net), w_bias: p.r_w_bias, r_bias: p.r_r_bias }),
+        segment: net.inputs.segment_ids.zip(p.segment).map(|(ids, (s_bias, seg_embed))| SegmentTerms {
+            s_bias,
+            seg_embed,
+            ids,
+        }),
+        mask: mask(net),
+        causal: o.attention == super::AttentionType::Uni,
+        same_length: o.attention == super::AttentionType::Uni && o.same_length,
+        scale: 1.0 / (c.d_head as f32).sqrt(),
+        dropout: net.dropout(site::layer(layer, site::CONTENT_PROBABILITIES), o.dropatt),
+        out,
+        lse,
+        batch: o.batch,
+        heads: c.n_head,
+        head_dim: c.d_head,
+        length: o.length,
+        memory: o.memory,
+        targets: o.targets(),
+        groups,
+    };
+    b.push(op.clone())?;
+
+    let sum = p.o.forward(b, "attention_sum", heads)?; // [R', d]
+    let (out, mean, rstd) = (
+        b.activation("attention_out", b.shape(sum)),
+        b.activation("attention_mean", [rows.1]),
+        b.activation("attention_rstd", [rows.1]),
+    );
+    b.push(LayerNorm {
+        x: sum,
+        residual: Some(residual),
+        dropout: residual_dropout(net, layer),
+        gamma: p.attention_norm.gamma,
+        beta: p.attention_norm.beta,
+        out,
+        sum: Some(sum),
+        mean: Some(mean),
+        rstd: Some(rstd),
+        eps: o.layer_norm_eps,
+    })?;
+    Ok((out, Saved { op, q, heads, sum, mean, rstd, rows }))
+}
+
+fn residual_dropout(net: &Transformer, layer: usize) -> Option<DropoutSite> {
+    net.dropout(site::layer(layer, site::ATTENTION), net.options.dropout)
+}
+
+fn group_of_rows(net: &Transformer) -> Option<TensorId> {
+    match net.options.groups() {
+        Groups::Shared => None,
+        Groups::ByDirection => net.inputs.direction,
+        Groups::ByRow => net.inputs.row_group,
+    }
+}
+
+fn mask(net: &Transformer) -> Mask {
+    let i = &net.inputs;
+    match net.options.mask {
+        MaskKind::None => Mask::None,
+        MaskKind::Padding => i.padding.map_or(Mask::None, Mask::Padding),
+        MaskKind::Bits => i.mask_bits.map_or(Mask::None, Mask::Bits),
+        MaskKind::Ranks => match (i.query_rank, i.key_rank) {
+            (Some(query), Some(key)) => Mask::Ranks { query, key },
+            _ => Mask::None,
+        },
+    }
+}
+
+/// Pushes the gradients; returns the gradient of `x`, all rows of both streams. `dout` is overwritten.
+pub(super) fn backward(
+    b: &mut Builder,
+    net: &Transformer,
+    layer: usize,
+    x: TensorId,
+    saved: Saved,
+    dout: TensorId, // [R', d]
+) -> Result<TensorId> {
+    let (o, p) = (net.options, &net.params.layers[layer]);
+    let (content_rows, query_rows) = (o.content_rows(), o.query_rows());
+    let dropout = residual_dropout(net, layer);
+    let dresidual = dout;
+    let dsum = dropout.map(|_| b.activation("d_attention_sum", b.shape(dout))); // [R', d]
+    let (dgamma, dbeta) = (b.grad(p.attention_norm.gamma), b.grad(p.attention_norm.beta));
+    b.push(LayerNormGrad {
+        dout,
+        sum: saved.sum,
+        mean: saved.mean,
+        rstd: saved.rstd,
+        gamma: p.attention_norm.gamma,
+        dsum: dresidual,
+        dx: dsum,
+        dropout,
+        dgamma,
+        dbeta,
+    })?;
+    let dheads = p.o.backward(b, "d_heads", saved.heads, dsum.unwrap_or(dresidual))?; // [R', N*D]
+
+    let op = saved.op;
+    let dq = b.activation("dq", b.shape(saved.q)); // [R', N*D]
+    let (dk, dv) = (b.activation("dk", b.shape(op.k)), b.activation("dv", b.shape(op.v))); // [B*N, N*D]
+    let dr = op.relative.map(|r| b.activation("dr", b.shape(r.r))); // [G*P, N*D]
+    let content = op.q.is_some().then_some(());
+    let part = |b: &mut Builder, id| content.map(|()| b.rows(id, 0, content_rows)).transpose();
+    let (d_content, dq_content) = (part(b, dheads)?, part(b, dq)?);
+    let query = match op.query {
+        None => None,
+        Some(_) => Some(QueryStreamGrad {
+            dout: b.rows(dheads, content_rows - saved.rows.0, query_rows)?,
+            dq: b.rows(dq, content_rows - saved.rows.0, query_rows)?,
+        }),
+    };
+    let relative = dr.map(|dr| RelativeTermsGrad { dr, dw_bias: b.grad(p.r_w_bias), dr_bias: b.grad(p.r_r_bias) });
+    let segment = op.segment.map(|s| SegmentTermsGrad { ds_bias: b.grad(s.s_bias), dseg_embed: b.grad(s.seg_embed) });
+    b.push(RelAttentionGrad { forward: op, dout: d_content, dq: dq_content, query, dk, dv, relative, segment })?;
+
+    // The rows that are no residual here (content rows of a query-only layer) begin with the keys' gradient.
+    let (dx, mut begun) = if saved.rows.0 == 0 {
+        (dresidual, true)
+    } else {
+        let dx = b.activation("dx", b.shape(x)); // [R, d]
+        let tail = b.rows(dx, saved.rows.0, saved.rows.1)?;
+        let length = b.shape(tail).len();
+        let dst = Target::set(tail);
+        let (src, blocks) = (dresidual, 1);
+        b.push(CopyBlocks { src, src_offset: 0, src_stride: 0, dst, dst_offset: 0, dst_stride: 0, blocks, length })?;
+        (dx, false)
+    };
+    let residual = b.rows(x, saved.rows.0, saved.rows.1)?;
+    let dresidual = b.rows(dx, saved.rows.0, saved.rows.1)?;
+    p.q.backward_weight(b, residual, dq)?;
+    p.q.backward_input(b, dq, Target { id: dresidual, write: Write::Add })?;
+
+    let cat = keys_input(b, net, layer, x)?;
+    p.k.backward_weight(b, cat, dk)?;
+    p.v.backward_weight(b, cat, dv)?;
+    if let Some(dr) = dr {
+        p.r.backward_weight(b, net.positions, dr)?;
+    }
+    let dcontent = b.rows(dx, 0, content_rows)?;
+    for (linear, d, name) in [(p.k, dk, "dk_content"), (p.v, dv, "dv_content")] {
+        let d = content_part(b, net, d, name)?;
+        let target = accumulate(&mut begun, dcontent);
+        linear.backward_input(b, d, target)?;
+    }
+    Ok(dx)
+}
+
+/// The rows of `[B*N, w]` that belong to the segment, without the memory's: memories get no gradient.
+fn content_part(b: &mut Builder, net: &Transformer, id: TensorId, name: &str) -> Result<TensorId> {
+    let o = net.options;
+    if o.memory == 0 {
+        return Ok(id);
+    }
+    let width = b.shape(id).last();
+    let part = b.activation(name, [o.content_rows(), width]); // [B*L, w]
+    copy_positions(b, (id, o.memory), (Target::set(part), 0), o.batch, o.length)?;
+    Ok(part)
+}
