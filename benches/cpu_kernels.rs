@@ -3,7 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use xlnet::backend::cpu::matmul::{Matmul, matmul};
-use xlnet::backend::cpu::rel_attention::{self, Dropout, Inputs, Mask, Outputs, Relative, Segments, Sizes};
+use xlnet::backend::cpu::rel_attention::{self, Dropout, Inputs, Mask, Outputs, Query, Relative, Segments, Sizes};
 use xlnet::backend::cpu::rel_attention_grad::{self, Gradients, ParamGrad, Saved};
 use xlnet::backend::cpu::{real::Real, tile, vector};
 use xlnet::op::philox::Keep;
@@ -158,18 +158,20 @@ fn matmuls(c: &mut Criterion) {
 fn attention(c: &mut Criterion) {
     let mut group = c.benchmark_group("rel_attention");
     group.sample_size(10);
-    for (batch, rows) in [(8, 128), (4, 512)] {
-        let sizes = Sizes { batch, heads: 12, head_dim: 64, rows, memory: 0, query_rows: 0, groups: 1 };
+    for (batch, rows, memory, query_rows) in [(8, 128, 0, 0), (4, 512, 0, 0), (2, 512, 384, 85)] {
+        let sizes = Sizes { batch, heads: 12, head_dim: 64, rows, memory, query_rows, groups: 1 };
         let hd = 12 * 64;
         let x = numbers(batch * rows * hd);
+        let (kv, g) = (numbers(batch * sizes.keys() * hd), numbers(batch * query_rows * hd));
+        let positions: Vec<i32> = (0..batch * query_rows).map(|t| (t % query_rows * 6) as i32).collect();
         let (r, bias) = (numbers(sizes.positions() * hd), numbers(2 * hd));
         let ids: Vec<i32> = (0..batch * rows).map(|i| (i / 50 % 2) as i32).collect();
         let padding: Vec<i32> = (0..batch * rows).map(|i| i32::from(i % rows < 9)).collect();
         let inputs = Inputs {
             content: Some(&x),
-            query: None,
-            k: &x,
-            v: &x,
+            query: (query_rows > 0).then_some(Query { q: &g, positions: &positions }),
+            k: &kv,
+            v: &kv,
             relative: Some(Relative { r: &r, group: None, w_bias: &bias[..hd], r_bias: &bias[..hd] }),
             segments: Some(Segments { s_bias: &bias[..hd], seg_embed: &bias, ids: &ids }),
             mask: Mask::Padding(&padding),
@@ -184,27 +186,36 @@ fn attention(c: &mut Criterion) {
         };
         let threads = rayon::current_num_threads();
         let (mut out, mut lse) = (vec![0f32; x.len()], vec![0f32; x.len() / 64]);
+        let (mut query_out, mut query_lse) = (vec![0f32; g.len()], vec![0f32; g.len() / 64]);
         let mut space = vec![0f32; rel_attention::workspace_len(&sizes, threads)];
-        let products = (batch * 12 * rows * rows * 64) as u64;
-        let label = format!("{batch}x{rows}");
+        let products = (batch * 12 * (rows + query_rows) * sizes.keys() * 64) as u64;
+        let label = format!("{batch}x{rows}+{memory}+{query_rows}");
         group.throughput(Throughput::Elements(6 * products));
         group.bench_function(BenchmarkId::new("forward", &label), |b| {
             b.iter(|| {
-                let mut outputs = Outputs { out: &mut out, lse: &mut lse, query_out: &mut [], query_lse: &mut [] };
+                let mut outputs =
+                    Outputs { out: &mut out, lse: &mut lse, query_out: &mut query_out, query_lse: &mut query_lse };
                 rel_attention::forward(&sizes, &inputs, &mut outputs, &mut space).expect("right lengths");
             });
         });
         let mut space = vec![0f32; rel_attention_grad::workspace_len(&sizes, threads)];
-        let [mut dq, mut dk, mut dv] = [0; 3].map(|_| vec![0f32; x.len()]);
+        let [mut dq, mut query_dq, mut dk, mut dv] = [&x, &g, &kv, &kv].map(|like| vec![0f32; like.len()]);
         let mut dr = vec![0f32; r.len()];
         let [mut dw, mut drb, mut ds, mut de] = [1, 1, 1, 2].map(|n| vec![0f32; n * hd]);
         group.throughput(Throughput::Elements(16 * products));
         group.bench_function(BenchmarkId::new("backward", &label), |b| {
             b.iter(|| {
-                let saved = Saved { out: &out, lse: &lse, dout: &x, query_out: &[], query_lse: &[], query_dout: &[] };
+                let saved = Saved {
+                    out: &out,
+                    lse: &lse,
+                    dout: &x,
+                    query_out: &query_out,
+                    query_lse: &query_lse,
+                    query_dout: &g,
+                };
                 let mut gradients = Gradients {
                     dq: &mut dq,
-                    query_dq: &mut [],
+                    query_dq: &mut query_dq,
                     dk: &mut dk,
                     dv: &mut dv,
                     dr: &mut dr,

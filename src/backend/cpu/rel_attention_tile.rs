@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::real::Real;
 use super::rel_attention::{HIDDEN, Inputs, Mask, Sizes};
-use super::tile::{ALIGN, Left, PANEL, Right, multiply, pack_rows, pack_transposed, packed_len, padded, row_stride};
+use super::tile::{ALIGN, Left, Right, multiply, pack_rows, pack_transposed, packed_len, padded, row_stride};
 use super::vector::{self, vectorize};
 use crate::{Error, Result};
 
@@ -222,12 +222,11 @@ impl<'w, R: Real> Buffers<'w, R> {
         Self { kt, rt, qw, qr, s, band, s_stride, band_stride }
     }
 
-    /// Packs head `h` of group `group` of `r`, if there is one. Row 0 is left out: it may hold anything.
+    /// Packs head `h` of group `group` of `r`, if there is one.
     pub fn pack_r(&mut self, sizes: &Sizes, inputs: &Inputs<'_, R>, group: usize, h: usize) {
         if let Some(relative) = &inputs.relative {
             let (p, d) = (sizes.positions(), sizes.head_dim);
             pack_transposed(self.rt, &relative.r[(group * p * sizes.heads + h) * d..], sizes.stride(), p, d);
-            self.rt[..d * PANEL].iter_mut().step_by(PANEL).for_each(|x| *x = R::ZERO);
         }
     }
 
