@@ -1,4 +1,8 @@
 //! Training: programs for whole steps, the loop's state, schedules, checkpoints.
 
+pub mod checkpoint;
+pub mod init;
+pub mod load;
 pub mod schedule;
+pub mod state;
 pub mod step;
