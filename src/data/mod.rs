@@ -1,1 +1,26 @@
 //! From text to batches.
+//!
+//! Pretraining data passes through these modules in order: [`corpus`] reads text files, [`text`] and [`tokenizer`] turn
+//! their lines into ids of a vocabulary that [`vocab`] trained, [`segment`] cuts the stream into rows and pairs segments
+//! A and B, [`ngram_mask`] chooses what is predicted, [`record`] and [`example`] put the result into [`tfrecord`] files,
+//! [`record_info`] finds those files again, and [`loader`] draws [`permutation`]s and fills [`batch`]es from them.
+
+pub mod batch;
+pub mod corpus;
+pub mod encode;
+pub mod example;
+pub mod loader;
+pub mod ngram_mask;
+pub mod permutation;
+pub mod record;
+pub mod record_info;
+pub mod segment;
+pub mod special;
+pub mod text;
+pub mod tfrecord;
+pub mod tokenizer;
+pub mod vocab;
+
+mod atomic;
+mod piece_table;
+mod token_stream;

@@ -4,5 +4,6 @@ pub mod checkpoint;
 pub mod init;
 pub mod load;
 pub mod schedule;
+pub mod session;
 pub mod state;
 pub mod step;

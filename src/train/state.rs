@@ -86,7 +86,7 @@ mod tests {
             step: u64::MAX,
             data: serde_json::json!({"shard": 3, "record": 18446744073709551615u64}),
             seed: 0x9e37_79b9_7f4a_7c15,
-            loss_window: vec![0.1 + 0.2, 1.0 / 3.0, 5e-324, f64::MAX, f64::INFINITY, 2.2250738585072011e-308],
+            loss_window: vec![0.1 + 0.2, 1.0 / 3.0, 5e-324, f64::MAX, f64::INFINITY, 2.225_073_858_507_201e-308],
             vocabulary: Some("ab".repeat(32)),
             settings: serde_json::json!({"learning_rate": 1e-4, "name": "π \"x\"\n"}),
         };

@@ -20,9 +20,23 @@ use crate::program::{Builder, Program};
 use crate::tensor::{DType, Role, TensorId};
 use crate::{Error, Result};
 
-/// What is learnt.
+/// What is learnt, or computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Objective {
+    /// Nothing: the outputs are the hidden states, the input of each layer and then the last one's output, `[B, L, d]`,
+    /// and the query stream's `[B, T, d]` where there is one.
+    Hidden,
+    /// Nothing: the output is all logits of the query stream `[B, T, V]`, or of the content stream `[B, L, V]` where
+    /// there is none.
+    Logits,
+    /// Nothing: predictions of a span model. Phase `forward` gives `start_log_probs [B, L]` and `answer_logits [B]`,
+    /// phase `end`, for the `start_rows [B]` uploaded in between, `end_log_probs [B, L]`.
+    SpanPrediction {
+        /// Questions may have no answer.
+        answerable: bool,
+        /// The last answerability layer has a bias.
+        answer_bias: bool,
+    },
     /// Permutation language model; inputs `targets`, `target_weights` `[B, T]`.
     LanguageModel,
     /// Classes of whole sequences; inputs `labels`, `weights` `[B]`.
@@ -130,12 +144,14 @@ pub struct StepProgram {
     pub params: Vec<TensorId>,
     /// Weighted sum of losses over the whole batch.
     pub loss: TensorId, // [1]
-    /// Predictions: logits, or the three of a span head; none for a language model, whose logits never exist whole.
+    /// Predictions, as the [`Objective`] says.
     pub outputs: Vec<TensorId>,
     /// The optimiser's tensors; `None` in a program without gradients.
     pub update: Option<Update>,
-    /// Memories on the device.
+    /// Memories on the device; a run replaces them by the next segment's where those are as long.
     pub memory: Vec<TensorId>, // n_layer of [A*B, M, d]
+    /// The next segment's memories as outputs, where their length differs from those on entry.
+    pub new_memory: Vec<TensorId>, // n_layer of [A*B, M', d]
 }
 
 /// What the update phase works on.
@@ -163,6 +179,9 @@ pub struct Trained {
 }
 
 enum Head {
+    Hidden,
+    Logits(LmHead),
+    SpanPrediction(SpanHead),
     LanguageModel(LmHead),
     Pooled(Summary, Classifier),
     Span(SpanHead),
@@ -170,11 +189,12 @@ enum Head {
 }
 
 /// Label tensors of the whole batch.
+#[derive(Default)]
 struct Labels {
     labels: Option<TensorId>,
     values: Option<TensorId>,
-    weights: TensorId,
-    span: Option<(SpanInputs, SpanLabels)>,
+    weights: Option<TensorId>,
+    span: Option<(SpanInputs, Option<SpanLabels>)>,
 }
 
 impl StepProgram {
@@ -190,7 +210,9 @@ impl StepProgram {
             return Err(Error::config("accumulate must be at least 1, but is 0"));
         }
         config.validate()?;
-        let (t, objective) = (&options.transformer, options.objective);
+        let mut t = options.transformer.clone();
+        t.content_output |= options.objective == Objective::Hidden;
+        let (t, objective) = (&t, options.objective);
         let mut builder = Builder::new(options.float);
         let b = &mut builder;
         let params = TransformerParams::declare(b, config, t.query != QueryKind::None, t.segments);
@@ -208,8 +230,9 @@ impl StepProgram {
         let inputs = Inputs::declare(b, config, t, options.accumulate, Role::Memory);
         let labels = declare_labels(b, options);
         let loss_id = b.output("loss", [1]);
-        let logits = declare_logits(b, options)?;
+        let outputs = declare_outputs(b, config, options)?;
         let mut loss = Accumulator::new(loss_id);
+        let mut new_memory = vec![];
 
         b.phase(if training { "backward" } else { "forward" });
         for micro in 0..options.accumulate {
@@ -217,21 +240,34 @@ impl StepProgram {
             let net = Transformer::forward(b, config, t, &params, part, training)?;
             let gradient = if training { Some(net.output_gradient(b)?) } else { None };
             let step = Micro { options, net: &net, index: micro };
-            b.scoped("head", |b| step.loss(b, &head, &labels, &mut loss, logits.as_deref(), gradient.as_ref()))?;
+            b.scoped("head", |b| step.loss(b, &head, &labels, &mut loss, &outputs, gradient.as_ref()))?;
             let (new, old) = (net.new_memory.clone(), net.old_memory().to_vec());
             if let Some(gradient) = &gradient {
                 net.backward(b, gradient)?;
             }
-            commit_memory(b, &new, &old)?;
+            if t.memory > 0 && t.memory == t.new_memory() {
+                commit_memory(b, &new, &old)?;
+            } else {
+                for (layer, &new) in new.iter().enumerate() {
+                    let rows = options.accumulate * t.batch;
+                    if micro == 0 {
+                        let shape = [rows, t.new_memory(), config.d_model];
+                        new_memory.push(b.output(format!("new_memory/{layer}"), shape));
+                    }
+                    let out = b.rows(new_memory[layer], micro * t.batch, t.batch)?;
+                    copy_all(b, new, out)?;
+                }
+            }
         }
         let update = options.optimizer.as_ref().map(|o| Update::push(b, config, o)).transpose()?;
         Ok(StepProgram {
             program: Arc::new(builder.finish()?),
             params: all_params,
             loss: loss_id,
-            outputs: logits.unwrap_or_default(),
+            outputs,
             update,
             memory: inputs.memory,
+            new_memory,
         })
     }
 
@@ -305,6 +341,11 @@ fn declare_head(b: &mut Builder, config: &XlnetConfig, params: &TransformerParam
         Head::Pooled(Summary::declare(b, config, summary), Classifier::declare(b, config, "logits_proj", classes))
     };
     match objective {
+        Objective::Hidden => Head::Hidden,
+        Objective::Logits => Head::Logits(LmHead::declare(b, config, params.word_embedding)),
+        Objective::SpanPrediction { answerable, answer_bias } => {
+            Head::SpanPrediction(SpanHead::declare(b, config, answerable, answer_bias))
+        }
         Objective::LanguageModel => Head::LanguageModel(LmHead::declare(b, config, params.word_embedding)),
         Objective::Classification { classes, summary } => pooled(b, summary, classes),
         Objective::Regression { summary } | Objective::Choice { summary, .. } => pooled(b, summary, 1),
@@ -320,51 +361,71 @@ fn declare_labels(b: &mut Builder, options: &StepOptions) -> Labels {
     let (rows, l) = (options.accumulate * t.batch, t.length);
     let one_each = |b: &mut Builder, rows: usize| {
         let labels = Some(b.input_i32("labels", [rows]));
-        Labels { labels, values: None, weights: b.input("weights", [rows]), span: None }
+        Labels { labels, weights: Some(b.input("weights", [rows])), ..Labels::default() }
+    };
+    let span_inputs = |b: &mut Builder| SpanInputs {
+        barred: b.input("barred", [rows, l]),
+        start_rows: b.input_i32("start_rows", [rows]),
+        cls_rows: b.input_i32("cls_rows", [rows]),
+        example_rows: b.input_i32("example_rows", [rows, l]),
     };
     match options.objective {
+        Objective::Hidden | Objective::Logits => Labels::default(),
+        Objective::SpanPrediction { .. } => Labels { span: Some((span_inputs(b), None)), ..Labels::default() },
         Objective::LanguageModel => {
             let shape = [rows, t.targets()];
             let labels = Some(b.input_i32("targets", shape));
-            Labels { labels, values: None, weights: b.input("target_weights", shape), span: None }
+            Labels { labels, weights: Some(b.input("target_weights", shape)), ..Labels::default() }
         }
         Objective::Classification { .. } => one_each(b, rows),
         Objective::Choice { choices, .. } => one_each(b, rows / choices.max(1)),
         Objective::Regression { .. } => {
             let values = Some(b.input("label_values", [rows]));
-            Labels { labels: None, values, weights: b.input("weights", [rows]), span: None }
+            Labels { values, weights: Some(b.input("weights", [rows])), ..Labels::default() }
         }
         Objective::Tokens { .. } => {
             let labels = Some(b.input_i32("labels", [rows, l]));
-            Labels { labels, values: None, weights: b.input("weights", [rows, l]), span: None }
+            Labels { labels, weights: Some(b.input("weights", [rows, l])), ..Labels::default() }
         }
         Objective::Span { answerable, .. } => {
             let weights = b.input("weights", [rows]);
-            let inputs = SpanInputs {
-                barred: b.input("barred", [rows, l]),
-                start_rows: b.input_i32("start_rows", [rows]),
-                cls_rows: b.input_i32("cls_rows", [rows]),
-                example_rows: b.input_i32("example_rows", [rows, l]),
-            };
+            let inputs = span_inputs(b);
             let labels = SpanLabels {
                 start: b.input_i32("start_positions", [rows]),
                 end: b.input_i32("end_positions", [rows]),
                 is_impossible: answerable.then(|| b.input("is_impossible", [rows])),
                 weights,
             };
-            Labels { labels: None, values: None, weights, span: Some((inputs, labels)) }
+            Labels { weights: Some(weights), span: Some((inputs, Some(labels))), ..Labels::default() }
         }
     }
 }
 
-/// Outputs of a step: logits, or the three of a span head. A language model's training step has none: they are too big.
-fn declare_logits(b: &mut Builder, options: &StepOptions) -> Result<Option<Vec<TensorId>>> {
+/// Outputs of a step. A language model's loss has none: its logits are too big to exist whole.
+fn declare_outputs(b: &mut Builder, config: &XlnetConfig, options: &StepOptions) -> Result<Vec<TensorId>> {
     let t = &options.transformer;
     let (rows, l) = (options.accumulate * t.batch, t.length);
     Ok(match options.objective {
-        Objective::LanguageModel => None,
-        Objective::Classification { classes, .. } => Some(vec![b.output("logits", [rows, classes])]),
-        Objective::Regression { .. } => Some(vec![b.output("logits", [rows, 1])]),
+        Objective::LanguageModel => vec![],
+        Objective::Hidden => {
+            let shape = [rows, l, config.d_model];
+            let mut all: Vec<_> = (0..=config.n_layer).map(|i| b.output(format!("hidden_states/{i}"), shape)).collect();
+            if t.targets() > 0 {
+                all.push(b.output("query_states", [rows, t.targets(), config.d_model]));
+            }
+            all
+        }
+        Objective::Logits => {
+            let positions = if t.targets() > 0 { t.targets() } else { l };
+            vec![b.output("logits", [rows, positions, config.n_token])]
+        }
+        Objective::SpanPrediction { .. } => vec![
+            b.output("start_log_probs", [rows, l]),
+            b.output("answer_logits", [rows]),
+            b.output("end_log_probs", [rows, l]),
+        ],
+        Objective::Classification { classes, .. } => vec![b.output("logits", [rows, classes])],
+        Objective::Regression { .. } => vec![b.output("logits", [rows, 1])],
         Objective::Choice { choices, .. } => {
             if choices == 0 || !t.batch.is_multiple_of(choices) {
                 let batch = t.batch;
@@ -372,14 +433,14 @@ fn declare_logits(b: &mut Builder, options: &StepOptions) -> Result<Option<Vec<T
                     "{choices} choices an example do not divide a batch of {batch} rows"
                 )));
             }
-            Some(vec![b.output("logits", [rows / choices, choices])])
+            vec![b.output("logits", [rows / choices, choices])]
         }
-        Objective::Tokens { classes } => Some(vec![b.output("logits", [rows, l, classes])]),
-        Objective::Span { .. } => Some(vec![
+        Objective::Tokens { classes } => vec![b.output("logits", [rows, l, classes])],
+        Objective::Span { .. } => vec![
             b.output("start_log_probs", [rows, l]),
             b.output("end_log_probs", [rows, l]),
             b.output("answer_logits", [rows]),
-        ]),
+        ],
     })
 }
 
@@ -403,29 +464,53 @@ impl Micro<'_> {
         head: &Head,
         labels: &Labels,
         loss: &mut Accumulator,
-        outputs: Option<&[TensorId]>,
+        outputs: &[TensorId],
         gradient: Option<&OutputGradient>,
     ) -> Result<()> {
         let net = self.net;
-        let weights = self.part(b, labels.weights)?;
-        let targets = labels.labels.map(|id| self.part(b, id)).transpose()?;
         let missing = || Error::plan("an objective without its labels");
+        let no_content = || Error::plan("this objective needs the content stream at the end");
+        let weights = labels.weights.map(|id| self.part(b, id)).transpose()?.ok_or_else(missing);
+        let targets = labels.labels.map(|id| self.part(b, id)).transpose()?;
         match head {
+            Head::Hidden => {
+                for (&state, &out) in net.hidden_states.iter().zip(outputs) {
+                    let out = self.part(b, out)?;
+                    copy_all(b, state, out)?;
+                }
+                if let (Some(query), Some(&out)) = (net.query, outputs.get(net.hidden_states.len())) {
+                    let out = self.part(b, out)?;
+                    copy_all(b, query, out)?;
+                }
+                Ok(())
+            }
+            Head::Logits(head) => {
+                let x = net.query.or(net.content).ok_or_else(no_content)?;
+                let out = self.part(b, outputs[0])?;
+                head.logits(b, x, out)
+            }
+            Head::SpanPrediction(head) => {
+                let inputs = self.span_inputs(b, &labels.span.as_ref().ok_or_else(missing)?.0)?;
+                let [start, answer, end] = [outputs[0], outputs[1], outputs[2]].map(|id| self.part(b, id));
+                head.predict_start(b, net, &inputs, start?, answer?)?;
+                b.phase("end");
+                head.predict_end(b, net, &inputs, end?)
+            }
             Head::LanguageModel(head) => {
                 let x = net.query.ok_or_else(|| Error::config("a language model needs a query stream"))?;
                 let dx = gradient.and_then(|g| g.query);
                 if let Some(content) = gradient.and_then(|g| g.content) {
                     b.push(crate::op::Fill { out: content, value: 0.0 })?;
                 }
-                head.loss(b, x, targets.ok_or_else(missing)?, weights, loss, dx)
+                head.loss(b, x, targets.ok_or_else(missing)?, weights?, loss, dx)
             }
             Head::Pooled(summary, classifier) => {
                 let (pooled, saved) = summary.forward(b, net)?;
                 let logits = classifier.linear.forward(b, "logits", pooled)?; // [B, C]
-                let out = self.part(b, outputs.ok_or_else(missing)?[0])?;
+                let out = self.part(b, outputs[0])?;
                 copy_all(b, logits, out)?;
                 let dlogits = gradient.map(|_| b.activation("d_logits", b.shape(logits)));
-                self.pooled_loss(b, (logits, dlogits), labels, weights, targets, loss)?;
+                self.pooled_loss(b, (logits, dlogits), labels, weights?, targets, loss)?;
                 if let (Some(gradient), Some(dlogits)) = (gradient, dlogits) {
                     let dpooled = classifier.linear.backward(b, "d_summary", pooled, dlogits)?;
                     summary.backward(b, net, &saved, dpooled, gradient)?;
@@ -433,13 +518,13 @@ impl Micro<'_> {
                 Ok(())
             }
             Head::Tokens(classifier) => {
-                let content = net.content.ok_or_else(|| Error::plan("token classes need the content stream"))?;
+                let content = net.content.ok_or_else(no_content)?;
                 let logits = classifier.linear.forward(b, "logits", content)?; // [B*L, C]
-                let out = self.part(b, outputs.ok_or_else(missing)?[0])?;
+                let out = self.part(b, outputs[0])?;
                 copy_all(b, logits, out)?;
                 let rows = b.shape(content).rows();
                 let labels = b.reshape(targets.ok_or_else(missing)?, [rows])?;
-                let weights = b.reshape(weights, [rows])?;
+                let weights = b.reshape(weights?, [rows])?;
                 let dlogits = gradient.map(|_| logits);
                 let loss = loss.target();
                 b.push(SoftmaxCrossEntropy { logits, hidden: None, labels, weights, loss, row_loss: None, dlogits })?;
@@ -451,27 +536,30 @@ impl Micro<'_> {
             }
             Head::Span(head) => {
                 let (inputs, wanted) = labels.span.as_ref().ok_or_else(missing)?;
+                let wanted = wanted.as_ref().ok_or_else(missing)?;
+                let inputs = self.span_inputs(b, inputs)?;
                 let mut part = |id| self.part(b, id);
-                let inputs = SpanInputs {
-                    barred: part(inputs.barred)?,
-                    start_rows: part(inputs.start_rows)?,
-                    cls_rows: part(inputs.cls_rows)?,
-                    example_rows: part(inputs.example_rows)?,
-                };
                 let wanted = SpanLabels {
                     start: part(wanted.start)?,
                     end: part(wanted.end)?,
                     is_impossible: wanted.is_impossible.map(&mut part).transpose()?,
-                    weights,
+                    weights: weights?,
                 };
-                let o = outputs.ok_or_else(missing)?;
-                let outputs = [part(o[0])?, part(o[1])?, part(o[2])?];
-                let rows = b.reshape(inputs.example_rows, [self.options.transformer.content_rows()])?;
-                let inputs = SpanInputs { example_rows: rows, ..inputs };
+                let outputs = [part(outputs[0])?, part(outputs[1])?, part(outputs[2])?];
                 let gradient = gradient.ok_or_else(|| Error::plan("prediction of spans has a program of its own"))?;
                 head.train(b, net, &inputs, &wanted, loss, outputs, gradient)
             }
         }
+    }
+
+    fn span_inputs(&self, b: &mut Builder, all: &SpanInputs) -> Result<SpanInputs> {
+        let rows = self.part(b, all.example_rows)?;
+        Ok(SpanInputs {
+            barred: self.part(b, all.barred)?,
+            start_rows: self.part(b, all.start_rows)?,
+            cls_rows: self.part(b, all.cls_rows)?,
+            example_rows: b.reshape(rows, [self.options.transformer.content_rows()])?,
+        })
     }
 
     fn pooled_loss(

@@ -1,0 +1,439 @@
+//! Building a pretraining corpus: text files in, record files out.
+//!
+//! Half of every sequence continues the stream of its row, so that memory carries over; the other half is a pair of
+//! segments. The distribution is the original program's; the random numbers are our own, drawn from a stream for each
+//! record, so the same seed gives the same bytes on any number of threads.
+
+use std::path::{Path, PathBuf};
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::atomic::AtomicFile;
+use super::encode::Encode;
+use super::ngram_mask::{NgramMask, NgramUnit};
+use super::record::Record;
+use super::record_info::{Provenance, RecordInfo, RecordSettings, Split};
+use super::segment::{Row, rows};
+use super::special::{CLS, SEP, SMALLEST_VOCABULARY, UNK};
+use super::text::TextOptions;
+use super::tfrecord::append_record;
+use super::token_stream::{Reading, TokenStream};
+use crate::{Error, Result};
+
+/// How a corpus is made; names and defaults are those of the original's flags.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorpusOptions {
+    /// Text files; sorted before use.
+    pub inputs: Vec<PathBuf>,
+    /// The pattern that `inputs` came from, for the record only.
+    pub input_glob: String,
+    /// The vocabulary's model file, for the record only.
+    pub sp_path: String,
+    /// Receives `corpus_info.json` and the directory `tfrecords`.
+    pub save_dir: PathBuf,
+    /// Which part of the data this is; part of the file names.
+    pub split: Split,
+    /// Rows of one step.
+    pub bsz_per_host: usize,
+    /// Devices whose rows are laid out separately; matters with `bi_data` only.
+    pub num_core_per_host: usize,
+    /// Tokens of a sequence.
+    pub seq_len: usize,
+    /// Tokens of its first half, which continue the row; must be half of `seq_len`.
+    pub reuse_len: usize,
+    /// Lower-case the text.
+    pub uncased: bool,
+    /// Skip the decomposition (NFKD) that strips accents, and harms Japanese and Korean; not a flag of the original.
+    pub keep_accents: bool,
+    /// Let half of the rows run backwards.
+    pub bi_data: bool,
+    /// A span of n predicted tokens comes with `n * mask_alpha / mask_beta` tokens of context.
+    pub mask_alpha: u32,
+    /// See `mask_alpha`.
+    pub mask_beta: u32,
+    /// Predicted tokens of a sequence, or `None` to leave their number free.
+    pub num_predict: Option<usize>,
+    /// What the length of a predicted span counts.
+    pub ngram_unit: NgramUnit,
+    /// Put a mark at blank lines.
+    pub use_eod: bool,
+    /// Whether the files hold text; otherwise token ids.
+    pub from_raw_text: bool,
+    /// Replace what is not UTF-8 instead of refusing the file.
+    pub lossy: bool,
+    /// Number of this pass over the same text; another one predicts other tokens.
+    pub pass_id: usize,
+    /// Parts into which the files are divided.
+    pub num_task: usize,
+    /// The part to make: every `num_task`-th file from this one.
+    pub task: usize,
+    /// Random choices depend on this, `task` and `pass_id`.
+    pub seed: u64,
+}
+
+impl Default for CorpusOptions {
+    fn default() -> Self {
+        Self {
+            inputs: Vec::new(),
+            input_glob: String::new(),
+            sp_path: String::new(),
+            save_dir: "proc_data".into(),
+            split: Split::Train,
+            bsz_per_host: 32,
+            num_core_per_host: 1,
+            seq_len: 512,
+            reuse_len: 256,
+            uncased: true,
+            keep_accents: false,
+            bi_data: true,
+            mask_alpha: 6,
+            mask_beta: 1,
+            num_predict: Some(85),
+            ngram_unit: NgramUnit::Pieces,
+            use_eod: true,
+            from_raw_text: true,
+            lossy: false,
+            pass_id: 0,
+            num_task: 1,
+            task: 0,
+            seed: 0,
+        }
+    }
+}
+
+/// What [`build_corpus`] is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CorpusProgress {
+    /// Reading text.
+    Reading {
+        /// Files read to their end.
+        files: usize,
+        /// Files in all.
+        total: usize,
+        /// Tokens so far.
+        tokens: u64,
+    },
+    /// Writing records.
+    Writing {
+        /// Steps written.
+        steps: u64,
+        /// Steps in all; the last ones may fall away.
+        total: u64,
+    },
+}
+
+/// What [`build_corpus`] made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CorpusReport {
+    /// The record file.
+    pub records: PathBuf,
+    /// Its index file.
+    pub record_info: PathBuf,
+    /// Files read, in sorted order.
+    pub files: Vec<PathBuf>,
+    /// Those of them without a single token.
+    pub empty_files: Vec<PathBuf>,
+    /// Lines read.
+    pub lines: u64,
+    /// Tokens, end-of-document marks included.
+    pub tokens: u64,
+    /// Those of them that are `<unk>`; many of them mean a vocabulary of another language.
+    pub unknown_tokens: u64,
+    /// Steps written, each of `bsz_per_host` records.
+    pub steps: u64,
+}
+
+impl CorpusOptions {
+    /// Checks that the options fit together, before any work.
+    ///
+    /// # Errors
+    /// With the first option that does not fit and what would.
+    pub fn validate(&self) -> Result<()> {
+        let Self { bsz_per_host, num_core_per_host: cores, seq_len, reuse_len, mask_alpha, mask_beta, .. } = self;
+        let refuse = |what: String| Err(Error::config(what));
+        let rows = cores.saturating_mul(if self.bi_data { 2 } else { 1 });
+        if rows == 0 || *bsz_per_host == 0 || bsz_per_host % rows != 0 {
+            let each = if self.bi_data { "twice num_core_per_host, as bi_data needs" } else { "num_core_per_host" };
+            return refuse(format!("bsz_per_host must be a positive multiple of {rows} ({each}), got {bsz_per_host}"));
+        }
+        if reuse_len.checked_mul(2) != Some(*seq_len) {
+            return refuse(format!("reuse_len must be half of seq_len {seq_len}, got {reuse_len}"));
+        }
+        if *reuse_len < 4 {
+            // reuse_len < seq_len - 3: the second half holds three functional tokens and at least one of text.
+            return refuse(format!("seq_len must be 8 at least, got {seq_len}"));
+        }
+        if i32::try_from(*seq_len).is_err() {
+            return refuse(format!("seq_len must be below 2147483648, got {seq_len}"));
+        }
+        if *mask_beta == 0 || mask_alpha < mask_beta {
+            return refuse(format!(
+                "mask_alpha must be at least mask_beta and both positive, got {mask_alpha} and {mask_beta}"
+            ));
+        }
+        if let Some(n) = self.num_predict.filter(|n| *n == 0 || n > seq_len) {
+            return refuse(format!("num_predict must be from 1 to seq_len {seq_len}, got {n}; about a sixth is usual"));
+        }
+        if self.task >= self.num_task {
+            return refuse(format!("task must be below num_task {}, got {}", self.num_task, self.task));
+        }
+        if self.inputs.is_empty() {
+            let pattern = if self.input_glob.is_empty() { String::new() } else { format!(" by {}", self.input_glob) };
+            return refuse(format!("no input file was found{pattern}; name at least one"));
+        }
+        if self.task >= self.inputs.len() {
+            let (task, files) = (self.task, self.inputs.len());
+            return refuse(format!("task {task} has no file: there are {files}; set num_task to {files} at most"));
+        }
+        Ok(())
+    }
+
+    /// The settings that file names carry.
+    pub fn record_settings(&self) -> RecordSettings {
+        RecordSettings {
+            bsz: self.bsz_per_host,
+            seq_len: self.seq_len,
+            reuse_len: Some(self.reuse_len),
+            uncased: self.uncased,
+            bi_data: self.bi_data,
+            mask_alpha: self.mask_alpha,
+            mask_beta: self.mask_beta,
+            num_predict: self.num_predict,
+        }
+    }
+
+    /// The files of this task, sorted by the bytes of their names.
+    pub fn task_files(&self) -> Vec<PathBuf> {
+        let mut files = self.inputs.clone();
+        files.sort_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+        files.into_iter().skip(self.task).step_by(self.num_task.max(1)).collect()
+    }
+
+    /// A random stream of this task and pass. `stream` is a record's number; the order of files has the last one.
+    fn rng(&self, stream: u64) -> ChaCha8Rng {
+        let mut key = [0u8; 32];
+        let parts = [self.seed, self.task as u64, self.pass_id as u64, u64::from_le_bytes(*b"corpus\0\0")];
+        key.chunks_exact_mut(8).zip(parts).for_each(|(k, part)| k.copy_from_slice(&part.to_le_bytes()));
+        let mut rng = ChaCha8Rng::from_seed(key);
+        rng.set_stream(stream);
+        rng
+    }
+}
+
+/// Makes the record file and the index file of one task and pass, and with task 0 the file `corpus_info.json`.
+///
+/// The record file appears when it is complete and replaces one of the same name. The corpus is held in memory, at four
+/// to eight bytes a token.
+///
+/// # Errors
+/// When options do not fit together, a file cannot be read or encoded, or the corpus is too short for a single step.
+pub fn build_corpus(
+    options: &CorpusOptions,
+    encode: &dyn Encode,
+    progress: &mut dyn FnMut(CorpusProgress),
+) -> Result<CorpusReport> {
+    options.validate()?;
+    let start_pieces = encode.start_pieces();
+    if encode.vocab_size() < SMALLEST_VOCABULARY || start_pieces.len() != encode.vocab_size() {
+        let (pieces, known) = (encode.vocab_size(), start_pieces.len());
+        return Err(Error::config(format!(
+            "the vocabulary must hold the {SMALLEST_VOCABULARY} control symbols and know each piece, got {pieces} pieces, {known} known"
+        )));
+    }
+    let files = options.task_files();
+    let CorpusOptions { uncased, keep_accents, from_raw_text, use_eod, lossy, .. } = *options;
+    let cleaning = TextOptions { lower: uncased, keep_accents, ..TextOptions::default() };
+    let reading = Reading { encode, cleaning, from_raw_text, use_eod, lossy };
+    let total = files.len();
+    let mut texts = reading.read(&files, |files, tokens| progress(CorpusProgress::Reading { files, total, tokens }))?;
+
+    let lines = texts.iter().map(|t| t.lines).sum();
+    let empty = |i: &usize| texts[*i].stream.ids.is_empty();
+    let empty_files = (0..files.len()).filter(empty).map(|i| files[i].clone()).collect();
+    let mut order: Vec<usize> = (0..files.len()).filter(|i| !empty(i)).collect();
+    order.shuffle(&mut options.rng(u64::MAX));
+    let corpus = TokenStream::concatenate(order.iter().map(|&i| std::mem::take(&mut texts[i].stream)));
+    drop(texts);
+    let tokens = corpus.ids.len() as u64;
+    let unknown_tokens = corpus.ids.iter().filter(|&&id| id == UNK).count() as u64;
+    let needed = too_short(options, 0).0;
+    if tokens < needed {
+        return Err(too_short(options, tokens).1);
+    }
+
+    let directory = options.save_dir.join("tfrecords");
+    std::fs::create_dir_all(&directory).map_err(|e| Error::io("create", &directory, e))?;
+    let settings = options.record_settings();
+    let prefix = format!("{}-{}-{}", options.split, options.task, options.pass_id);
+    let records = directory.join(settings.file_name(&prefix, "tfrecords"));
+    let record_info = directory.join(settings.file_name(&format!("record_info-{prefix}"), "json"));
+
+    let mut file = AtomicFile::create(&records)?;
+    let steps = write_steps(options, &corpus, &start_pieces, &mut file, progress)?;
+    if steps == 0 {
+        return Err(too_short(options, tokens).1);
+    }
+    let absolute = std::path::absolute(&records).map_err(|e| Error::io("name", &records, e))?;
+    let base = |path: &PathBuf| path.file_name().map(|n| n.to_string_lossy().into_owned());
+    let provenance = Provenance {
+        settings,
+        num_core_per_host: options.num_core_per_host,
+        split: options.split,
+        task: options.task,
+        num_task: options.num_task,
+        pass_id: options.pass_id,
+        seed: options.seed,
+        ngram_unit: options.ngram_unit,
+        keep_accents,
+        use_eod,
+        from_raw_text,
+        vocab_size: encode.vocab_size(),
+        vocabulary_hash: encode.vocabulary_hash(),
+        tokens,
+        inputs: files.iter().filter_map(base).collect(),
+    };
+    let info = RecordInfo {
+        filenames: vec![absolute.to_string_lossy().into_owned()],
+        num_batch: steps,
+        xlnet: Some(provenance),
+    };
+    let index = json_file(&record_info, &info)?;
+    let corpus_info = match options.task {
+        0 => Some(json_file(&options.save_dir.join("corpus_info.json"), &corpus_info(options, encode.vocab_size()))?),
+        _ => None,
+    };
+    // Every file is complete by now; only renames follow.
+    file.commit()?;
+    index.commit()?;
+    corpus_info.map_or(Ok(()), AtomicFile::commit)?;
+    Ok(CorpusReport { records, record_info, files, empty_files, lines, tokens, unknown_tokens, steps })
+}
+
+/// Tokens that one step needs at least, and the error to give when it cannot be made.
+fn too_short(options: &CorpusOptions, tokens: u64) -> (u64, Error) {
+    let streams = (options.bsz_per_host / if options.bi_data { 2 } else { 1 }) as u64;
+    let needed = streams.saturating_mul(options.seq_len as u64);
+    let error = Error::config(format!(
+        "the corpus of task {} has {tokens} tokens; a step of {streams} streams by seq_len {} needs {needed} and the \
+         sentences that begin there to end; add text or lower bsz_per_host, seq_len or num_task",
+        options.task, options.seq_len
+    ));
+    (needed, error)
+}
+
+fn json_file(path: &Path, content: &impl Serialize) -> Result<AtomicFile> {
+    let text = serde_json::to_vec_pretty(content)
+        .map_err(|e| Error::data(path, format!("its content cannot be written as JSON: {e}")))?;
+    let mut file = AtomicFile::create(path)?;
+    file.append(&text)?;
+    file.append(b"\n")?;
+    Ok(file)
+}
+
+/// What the original leaves beside the records; nothing of it is read back, except the number of cores by us.
+fn corpus_info(options: &CorpusOptions, vocab_size: usize) -> serde_json::Value {
+    serde_json::json!({
+        "vocab_size": vocab_size,
+        "bsz_per_host": options.bsz_per_host,
+        "num_core_per_host": options.num_core_per_host,
+        "seq_len": options.seq_len,
+        "reuse_len": options.reuse_len,
+        "uncased": options.uncased,
+        "bi_data": options.bi_data,
+        "mask_alpha": options.mask_alpha,
+        "mask_beta": options.mask_beta,
+        "num_predict": options.num_predict,
+        "use_eod": options.use_eod,
+        "sp_path": options.sp_path,
+        "input_glob": options.input_glob,
+    })
+}
+
+/// Writes records in the order of steps, then rows, until a row has no further segments; returns the steps written.
+fn write_steps(
+    options: &CorpusOptions,
+    corpus: &TokenStream,
+    start_pieces: &[bool],
+    file: &mut AtomicFile,
+    progress: &mut dyn FnMut(CorpusProgress),
+) -> Result<u64> {
+    const CHUNK: usize = 4096; // records made in parallel before they are written
+    let CorpusOptions { bsz_per_host: bsz, num_core_per_host: cores, seq_len, reuse_len, bi_data, .. } = *options;
+    let reversed: Vec<i32> = if bi_data { corpus.ids.iter().rev().copied().collect() } else { Vec::new() };
+    let rows = rows(corpus, &reversed, bsz, cores, bi_data);
+    let row_len = rows[0].ids.len();
+    let total = row_len.checked_sub(seq_len).map_or(0, |rest| rest / reuse_len + 1);
+    let mask = NgramMask { start_pieces, unit: options.ngram_unit, alpha: options.mask_alpha, beta: options.mask_beta };
+    let mut written = 0;
+    while written < total {
+        let chunk = (CHUNK / bsz).max(1).min(total - written);
+        let records: Vec<Option<Vec<u8>>> = (written * bsz..(written + chunk) * bsz)
+            .into_par_iter()
+            .map(|index| {
+                let mut rng = options.rng(index as u64);
+                let record = make_record(&rows[index % bsz], index / bsz * reuse_len, options, &mask, &mut rng)?;
+                let mut framed = Vec::new();
+                append_record(&mut framed, &record.to_example().encode());
+                Some(framed)
+            })
+            .collect();
+        for step in records.chunks(bsz) {
+            if step.iter().any(Option::is_none) {
+                return Ok(written as u64);
+            }
+            for record in step.iter().flatten() {
+                file.append(record)?;
+            }
+            written += 1;
+        }
+        progress(CorpusProgress::Writing { steps: written as u64, total: total as u64 });
+    }
+    Ok(written as u64)
+}
+
+/// The record of `row` whose first half begins at `begin`, or `None` where the row ends too early.
+pub(crate) fn make_record(
+    row: &Row,
+    begin: usize,
+    options: &CorpusOptions,
+    mask: &NgramMask,
+    rng: &mut ChaCha8Rng,
+) -> Option<Record> {
+    let CorpusOptions { seq_len, reuse_len, num_predict, .. } = *options;
+    let middle = begin + reuse_len;
+    let pair = row.segment_pair(middle, seq_len - reuse_len - 3, rng)?;
+    let (a, b) = (pair.a, pair.b);
+
+    let mut input = Vec::with_capacity(seq_len);
+    input.extend_from_slice(&row.ids[begin..middle]);
+    input.extend_from_slice(&row.ids[a.clone()]);
+    input.push(SEP);
+    input.extend_from_slice(&row.ids[b.clone()]);
+    input.extend_from_slice(&[SEP, CLS]);
+
+    // Next tokens; B's block is one longer and so fills the place of A's separator.
+    let mut target = Vec::with_capacity(seq_len);
+    target.extend_from_slice(&row.ids[begin + 1..middle + 1]);
+    target.extend_from_slice(&row.ids[a.start + 1..a.end + 1]);
+    target.extend_from_slice(&row.ids[b.start..b.end + 1]);
+    target.extend_from_slice(&[CLS, CLS]);
+
+    let mut segment_ids = vec![0; reuse_len + a.len() + 1];
+    segment_ids.resize(seq_len - 1, 1);
+    segment_ids.push(2);
+
+    let mut is_masked = vec![false; seq_len];
+    let goal = num_predict.map(|n| (n - n / 2, n / 2));
+    let (first, second) = is_masked.split_at_mut(reuse_len);
+    mask.sample(&input[..reuse_len], first, goal.map(|g| g.0), row.backward, rng);
+    mask.sample(&input[reuse_len..], second, goal.map(|g| g.1), row.backward, rng);
+    Some(Record { input, target, segment_ids, is_masked, is_next: pair.is_next })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! A step program on a device: uploads batches, runs phases, applies updates.
+
+use super::step::{OptimizerOptions, StepOptions, StepProgram};
+use crate::backend::{Device, Executor};
+use crate::config::XlnetConfig;
+use crate::data::batch::Batch;
+use crate::op::philox;
+use crate::tensor::DType;
+use crate::{Error, Result};
+
+/// What one update reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepResult {
+    /// Number of the update, counted from 1.
+    pub step: u64,
+    /// Weighted mean loss of the batch.
+    pub loss: f64,
+    /// Global norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Learning rate of this update.
+    pub learning_rate: f64,
+}
+
+/// A program, a device and the number of updates done.
+pub struct Session {
+    step_program: StepProgram,
+    options: StepOptions,
+    exec: Box<dyn Executor>,
+    seed: u64,
+    step: u64,
+}
+
+/// Random key of one micro-batch of one step: a counter-based draw, so a resumed run has the same keys.
+pub fn dropout_key(seed: u64, step: u64, micro: u32) -> [u32; 2] {
+    const DOMAIN: u32 = 0x584c_4e54; // keeps these draws apart from dropout's own counters
+    let key = [seed as u32, (seed >> 32) as u32];
+    let bits = philox::block([step as u32, (step >> 32) as u32, micro, DOMAIN], key);
+    [bits[0], bits[1]]
+}
+
+impl Session {
+    /// Builds the program and opens the device; parameters are zeros until they are uploaded.
+    ///
+    /// # Errors
+    /// When sizes do not fit together or the device is missing.
+    pub fn new(config: &XlnetConfig, options: StepOptions, device: Device, seed: u64) -> Result<Self> {
+        let step_program = StepProgram::build(config, &options)?;
+        let exec = step_program.open(device)?;
+        let mut session = Session { step_program, options, exec, seed, step: 0 };
+        session.upload_constants()?;
+        Ok(session)
+    }
+    /// The program's tensors.
+    pub fn program(&self) -> &StepProgram {
+        &self.step_program
+    }
+    /// What shaped the program.
+    pub fn options(&self) -> &StepOptions {
+        &self.options
+    }
+    /// The device, for uploads and downloads.
+    pub fn exec(&mut self) -> &mut dyn Executor {
+        &mut *self.exec
+    }
+    /// Program and device together, for checkpoints.
+    pub fn parts(&mut self) -> (&StepProgram, &mut dyn Executor) {
+        (&self.step_program, &mut *self.exec)
+    }
+    /// Updates done.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+    /// Continues from another number of updates.
+    pub fn set_step(&mut self, step: u64) {
+        self.step = step;
+    }
+    /// Seed of all dropout.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+    /// Continues with another seed, that of a resumed run.
+    pub fn set_seed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
+    /// Inputs that never change.
+    fn upload_constants(&mut self) -> Result<()> {
+        let t = &self.options.transformer;
+        let (rows, batch, length) = (self.options.accumulate * t.batch, t.batch, t.length);
+        let groups: Vec<i32> = (0..rows).map(|row| (row % batch) as i32).collect(); // [A*B]
+        let examples: Vec<i32> = (0..rows * length).map(|i| (i / length % batch) as i32).collect(); // [A*B, L]
+        for (name, data) in [("row_group", groups), ("example_rows", examples)] {
+            if let Some(id) = self.step_program.program.find(name) {
+                self.exec.upload_i32(id, &data)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Uploads an integer input by name; does nothing when the program has no such input.
+    ///
+    /// # Errors
+    /// When the length differs.
+    pub fn input_i32(&mut self, name: &str, data: &[i32]) -> Result<()> {
+        self.step_program.program.find(name).map_or(Ok(()), |id| self.exec.upload_i32(id, data))
+    }
+    /// Uploads a floating-point input by name; does nothing when the program has no such input.
+    ///
+    /// # Errors
+    /// When the length differs.
+    pub fn input_f32(&mut self, name: &str, data: &[f32]) -> Result<()> {
+        self.step_program.program.find(name).map_or(Ok(()), |id| self.exec.upload_f32(id, data))
+    }
+
+    /// Uploads a pretraining batch; every target weighs the same, whichever micro-batch it is in.
+    ///
+    /// # Errors
+    /// When the batch has other sizes than the program, or no target at all.
+    pub fn upload_batch(&mut self, batch: &Batch) -> Result<()> {
+        let targets: f32 = batch.target_mask.iter().sum();
+        if targets <= 0.0 {
+            return Err(Error::config(
+                "a batch without a single target has no loss; raise num_predict or the batch size",
+            ));
+        }
+        let weights: Vec<f32> = batch.target_mask.iter().map(|w| w / targets).collect();
+        self.input_i32("input_ids", &batch.input_ids)?;
+        self.input_i32("segment_ids", &batch.segment_ids)?;
+        self.input_i32("query_rank", &batch.query_rank)?;
+        self.input_i32("key_rank", &batch.key_rank)?;
+        self.input_i32("target_positions", &batch.target_positions)?;
+        self.input_i32("direction", &batch.direction)?;
+        self.input_i32("targets", &batch.targets)?;
+        self.input_f32("input_q", &batch.input_q)?;
+        self.input_f32("target_weights", &weights)
+    }
+
+    /// Draws this step's dropout keys.
+    fn upload_keys(&mut self) -> Result<()> {
+        let Some(id) = self.step_program.program.find("dropout_key") else { return Ok(()) };
+        let micro = self.options.accumulate as u32;
+        let keys: Vec<u32> = (0..micro).flat_map(|micro| dropout_key(self.seed, self.step, micro)).collect();
+        self.exec.upload_u32(id, &keys)
+    }
+
+    /// Runs the program's forward phase and returns the loss, for programs without gradients.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn evaluate(&mut self) -> Result<f64> {
+        self.exec.run_phase("forward")?;
+        Ok(self.exec.download_f64(self.step_program.loss)?[0])
+    }
+
+    /// Forward and backward of the uploaded batch; returns the loss.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn backward(&mut self) -> Result<f64> {
+        self.upload_keys()?;
+        self.exec.run_phase("backward")?;
+        Ok(self.exec.download_f64(self.step_program.loss)?[0])
+    }
+
+    /// Clip and update after [`Self::backward`]; returns norm and learning rate.
+    ///
+    /// # Errors
+    /// When the program has no update, or the device fails.
+    pub fn update(&mut self) -> Result<(f64, f64)> {
+        let missing = || Error::plan("a program without gradients cannot be updated");
+        let optimizer: OptimizerOptions = self.options.optimizer.ok_or_else(missing)?;
+        let update = self.step_program.update.as_ref().ok_or_else(missing)?;
+        self.exec.upload_f64(update.hyper, &optimizer.hyper(self.step))?;
+        self.exec.run_phase("update")?;
+        let norm = self.exec.download_f64(update.square_norm)?[0].sqrt();
+        let rate = optimizer.schedule.rate(self.step);
+        self.step += 1;
+        Ok((norm, rate))
+    }
+
+    /// A whole training step on the uploaded batch.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn train(&mut self) -> Result<StepResult> {
+        let loss = self.backward()?;
+        let (gradient_norm, learning_rate) = self.update()?;
+        Ok(StepResult { step: self.step, loss, gradient_norm, learning_rate })
+    }
+
+    /// Sets all memories to zeros, as at the start of training.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn reset_memory(&mut self) -> Result<()> {
+        for &id in &self.step_program.memory {
+            let desc = self.step_program.program.tensor(id);
+            let zeros = vec![0.0f32; desc.shape.len()];
+            debug_assert!(matches!(desc.dtype, DType::F32 | DType::F64));
+            self.exec.upload_f32(id, &zeros)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,307 @@
+//! Whole training steps of the original program: losses, norms, gradients, final weights, memories, outputs.
+
+mod common;
+
+use std::collections::HashMap;
+
+use common::{CaseTensors, Report, max_abs_difference, transpose_first_two};
+use serde_json::Value;
+use xlnet::Result;
+use xlnet::backend::Device;
+use xlnet::config::XlnetConfig;
+use xlnet::model::heads::{SummaryOptions, SummaryType};
+use xlnet::model::original::{OriginalNames, OriginalVariable};
+use xlnet::model::{MaskKind, QueryKind, TransformerOptions};
+use xlnet::tensor::DType;
+use xlnet::train::schedule::{DecayMethod, Schedule};
+use xlnet::train::session::Session;
+use xlnet::train::step::{LayerDecay, Objective, OptimizerOptions, StepOptions};
+use xlnet_testkit::golden::{self, Case};
+
+/// A case's settings, by the original's flag names.
+struct Flags<'a>(&'a Value);
+
+impl Flags<'_> {
+    fn number(&self, key: &str) -> f64 {
+        self.0[key].as_f64().unwrap_or_else(|| panic!("flag {key} is no number"))
+    }
+    fn size(&self, key: &str) -> usize {
+        self.number(key).max(0.0) as usize
+    }
+    fn flag(&self, key: &str) -> bool {
+        self.0[key].as_bool().unwrap_or_else(|| panic!("flag {key} is no boolean"))
+    }
+    fn text(&self, key: &str) -> &str {
+        self.0[key].as_str().unwrap_or_default()
+    }
+    fn model(&self) -> XlnetConfig {
+        let keys = ["n_layer", "d_model", "n_head", "d_head", "d_inner", "ff_activation", "untie_r", "n_token"];
+        let json: serde_json::Map<_, _> = keys.iter().map(|&key| (key.to_owned(), self.0[key].clone())).collect();
+        serde_json::from_value(Value::Object(json)).expect("the original's configuration")
+    }
+    fn summary(&self) -> SummaryOptions {
+        let kind = match self.text("summary_type") {
+            "last" => SummaryType::Last,
+            "first" => SummaryType::First,
+            "mean" => SummaryType::Mean,
+            "attn" => SummaryType::Attn,
+            other => panic!("summary_type {other}"),
+        };
+        SummaryOptions { kind, projection: self.flag("use_summ_proj") }
+    }
+    fn optimizer(&self) -> OptimizerOptions {
+        OptimizerOptions {
+            schedule: Schedule {
+                learning_rate: self.number("learning_rate"),
+                warmup_steps: self.size("warmup_steps") as u64,
+                train_steps: self.size("train_steps") as u64,
+                min_lr_ratio: self.number("min_lr_ratio"),
+                decay_method: if self.text("decay_method") == "cos" { DecayMethod::Cos } else { DecayMethod::Poly },
+            },
+            clip: self.number("clip") as f32,
+            weight_decay: self.number("weight_decay") as f32,
+            adam_epsilon: self.number("adam_epsilon") as f32,
+            beta1: 0.9,
+            beta2: 0.999,
+            lr_layer_decay_rate: self.number("lr_layer_decay_rate") as f32,
+            layer_decay: LayerDecay::Gradient,
+        }
+    }
+}
+
+fn options(case: &Case, accumulate: usize) -> (XlnetConfig, StepOptions) {
+    let flags = Flags(&case.meta["config"]);
+    let kind = case.meta["kind"].as_str().unwrap_or_default();
+    let batch = flags.size("batch");
+    let pretrain = kind == "pretrain";
+    let query = match flags.0["num_predict"].as_u64() {
+        _ if !pretrain => QueryKind::None,
+        Some(targets) => QueryKind::Targets(targets as usize),
+        None => QueryKind::All,
+    };
+    let choices = if kind == "race" { 4 } else { 1 };
+    let transformer = TransformerOptions {
+        batch: batch * choices / accumulate,
+        length: flags.size("seq_len"),
+        memory: flags.size("mem_len"),
+        mem_len: flags.size("mem_len"),
+        reuse_len: Some(flags.size("reuse_len")),
+        clamp_len: (flags.number("clamp_len") > 0.0).then(|| flags.size("clamp_len")),
+        bi_data: flags.flag("bi_data"),
+        mask: if pretrain { MaskKind::Bits } else { MaskKind::Padding },
+        query,
+        ..TransformerOptions::default()
+    };
+    let summary = flags.summary();
+    let objective = match kind {
+        "pretrain" => Objective::LanguageModel,
+        "race" => Objective::Choice { choices, summary },
+        "qa" => {
+            let answer_bias = case.tensors.contains_key("param/answer_class/dense_1/bias");
+            Objective::Span { answerable: true, answer_bias }
+        }
+        "cls" if flags.flag("is_regression") => Objective::Regression { summary },
+        "cls" => {
+            let classes = case.shape("step0/out/logits")[1];
+            Objective::Classification { classes, summary }
+        }
+        other => panic!("kind {other}"),
+    };
+    let optimizer = Some(flags.optimizer());
+    (flags.model(), StepOptions { transformer, objective, accumulate, float: DType::F32, optimizer })
+}
+
+fn names(case: &Case) -> OriginalNames {
+    let flags = Flags(&case.meta["config"]);
+    let task = flags.text("task_name").to_lowercase();
+    let scope = match flags.text("cls_scope") {
+        "" => task.clone(),
+        scope => scope.to_owned(),
+    };
+    let head = match case.meta["kind"].as_str() {
+        Some("cls") if flags.flag("is_regression") => Some(format!("regression_{task}")),
+        Some("cls") => Some(format!("classification_{scope}")),
+        _ => None,
+    };
+    OriginalNames { head }
+}
+
+/// Our parameter's values inside the original's variable `prefix/name`.
+fn original_values(case: &Case, prefix: &str, variable: &OriginalVariable) -> Vec<f32> {
+    let key = format!("{prefix}/{}", variable.name);
+    let (shape, values) = (case.shape(&key), case.f32(&key));
+    match (variable.layer, variable.transposed) {
+        (Some(layer), _) => {
+            let size = values.len() / shape[0];
+            values[layer * size..][..size].to_vec()
+        }
+        (None, true) => transpose_first_two(&values, shape[0], shape[1], 1),
+        (None, false) => values,
+    }
+}
+
+fn upload_step(session: &mut Session, case: &Case, step: usize) -> Result<()> {
+    let input = |name: &str| format!("step{step}/in/{name}");
+    let config = Flags(&case.meta["config"]);
+    let (batch, length) = (config.size("batch"), config.size("seq_len"));
+    match case.meta["kind"].as_str().unwrap_or_default() {
+        "pretrain" => {
+            session.input_i32("input_ids", &case.i32(&input("input_k")))?;
+            session.input_i32("segment_ids", &case.i32(&input("seg_id")))?;
+            session.input_f32("input_q", &case.f32(&input("input_q")))?;
+            session.input_i32("targets", &case.i32(&input("target")))?;
+            let mask = case.f32(&input("target_mask"));
+            let sum: f32 = mask.iter().sum();
+            session.input_f32("target_weights", &mask.iter().map(|w| w / sum).collect::<Vec<_>>())?;
+            let positions: Vec<i32> = match case.tensors.get(&input("target_mapping")) {
+                None => (0..batch * length).map(|i| (i % length) as i32).collect(),
+                Some(_) => case
+                    .f32(&input("target_mapping"))
+                    .chunks(length)
+                    .map(|row| row.iter().position(|&x| x == 1.0).map_or(-1, |at| at as i32))
+                    .collect(),
+            };
+            session.input_i32("target_positions", &positions)?;
+            let direction: Vec<i32> = (0..batch).map(|row| i32::from(row >= batch / 2)).collect();
+            session.input_i32("direction", &direction)?;
+            let words = length.div_ceil(32);
+            let mut bits = vec![0u32; batch * length * words];
+            for (i, &hidden) in case.f32(&input("perm_mask")).iter().enumerate() {
+                let (row, key) = (i / length, i % length);
+                bits[row * words + key / 32] |= u32::from(hidden > 0.0) << (key % 32);
+            }
+            let id = session.program().program.find("mask_bits").expect("a pretraining program");
+            session.exec().upload_u32(id, &bits)
+        }
+        kind => {
+            session.input_i32("input_ids", &case.i32(&input("input_ids")))?;
+            session.input_i32("segment_ids", &case.i32(&input("segment_ids")))?;
+            let padding: Vec<i32> = case.f32(&input("input_mask")).iter().map(|&x| x as i32).collect();
+            session.input_i32("padding", &padding)?;
+            let weight = if kind == "qa" { 0.5 } else { 1.0 } / batch as f32;
+            session.input_f32("weights", &vec![weight; batch])?;
+            if kind == "qa" {
+                session.input_f32("barred", &case.f32(&input("p_mask")))?;
+                session.input_f32("is_impossible", &case.f32(&input("is_impossible")))?;
+                let starts = case.i32(&input("start_positions"));
+                session.input_i32("start_positions", &starts)?;
+                session.input_i32("end_positions", &case.i32(&input("end_positions")))?;
+                let per_micro = batch / session.options().accumulate;
+                let row = |(i, &at): (usize, &i32)| (i % per_micro * length) as i32 + at;
+                session.input_i32("start_rows", &starts.iter().enumerate().map(row).collect::<Vec<_>>())?;
+                let cls = case.i32(&input("cls_index"));
+                session.input_i32("cls_rows", &cls.iter().enumerate().map(row).collect::<Vec<_>>())
+            } else if config.flag("is_regression") {
+                session.input_f32("label_values", &case.f32(&input("label_ids")))
+            } else {
+                session.input_i32("labels", &case.i32(&input("label_ids")))
+            }
+        }
+    }
+}
+
+/// Largest element of a tensor.
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |most, x| most.max(x.abs()))
+}
+
+fn run(case: &Case, device: Device, accumulate: usize, report: &mut Report) -> Result<()> {
+    let (config, options) = options(case, accumulate);
+    let names = names(case);
+    let batch = options.transformer.batch * accumulate;
+    let mut session = Session::new(&config, options, device, 0)?;
+    let program = session.program().clone();
+
+    let mut variables = HashMap::new();
+    for &id in &program.params {
+        let name = &program.program.tensor(id).name;
+        let variable = names.variable(name, config.untie_r).unwrap_or_else(|| panic!("{name} has no original"));
+        session.exec().upload_f32(id, &original_values(case, "param", &variable))?;
+        variables.insert(id, variable);
+    }
+    for (layer, &id) in program.memory.iter().enumerate() {
+        let key = format!("mems/{layer}");
+        if case.tensors.contains_key(&key) {
+            let shape = case.shape(&key); // [M, B, d]
+            let values = transpose_first_two(&case.f32(&key), shape[0], shape[1], shape[2]);
+            session.exec().upload_f32(id, &values)?;
+        }
+    }
+    let expected = case.meta["steps"].as_array().cloned().unwrap_or_default();
+    for (k, want) in expected.iter().enumerate() {
+        upload_step(&mut session, case, k)?;
+        let loss = session.backward()?;
+        if k == 0 {
+            for t in &program.update.as_ref().expect("a training program").trained {
+                let got = session.exec().download_f32(t.grad)?;
+                let want = original_values(case, "grad0", &variables[&t.param]);
+                let error = max_abs_difference(&got, &want);
+                // 1e-4 of the largest element of the original's tensor, or 1e-6 where it is zero in theory.
+                let bound = f64::from(largest(&want) * 1e-4).max(1e-6);
+                report.check(&format!("grad0 {}", program.program.tensor(t.param).name), error, bound);
+            }
+        }
+        let (norm, rate) = session.update()?;
+        let value = |key: &str| want[key].as_f64().expect("a number");
+        let bound = if k == 0 { 1e-5 } else { 1e-4 };
+        report.check(&format!("loss of step {k}"), (loss / value("loss") - 1.0).abs(), bound);
+        report.check(&format!("gnorm of step {k}"), (norm / value("gnorm") - 1.0).abs(), 1e-4);
+        report.check(&format!("lr of step {k}"), (rate - value("lr")).abs(), 1e-9);
+        for (layer, &id) in program.memory.iter().enumerate() {
+            let key = format!("step{k}/out/mems/{layer}");
+            if k > 0 && !case.tensors.contains_key(&key) {
+                continue; // cases need not keep the memories of every step
+            }
+            let (got, shape) = (session.exec().download_f32(id)?, case.shape(&key));
+            let want = transpose_first_two(&case.f32(&key), shape[0], shape[1], shape[2]);
+            report.check(&key, max_abs_difference(&got, &want), f64::from(largest(&want)) * 1e-4);
+        }
+        let outputs: &[(&str, usize)] = match case.meta["kind"].as_str() {
+            Some("pretrain") => &[],
+            Some("qa") => &[("start_log_probs", 0), ("end_log_probs", 1), ("cls_logits", 2)],
+            _ => &[("logits", 0)],
+        };
+        for &(name, output) in outputs {
+            let key = format!("step{k}/out/{name}");
+            let (got, want) = (session.exec().download_f32(program.outputs[output])?, case.f32(&key));
+            // Barred columns hold -1e30 on both sides; compare what is left.
+            let open = |values: &[f32]| values.iter().copied().filter(|x| x.abs() < 1e20).collect::<Vec<_>>();
+            let (got, want) = (open(&got), open(&want));
+            report.check(&key, max_abs_difference(&got, &want), f64::from(largest(&want)) * 1e-4);
+        }
+    }
+    for &id in &program.params {
+        let got = session.exec().download_f32(id)?;
+        let want = original_values(case, "final", &variables[&id]);
+        let name = &program.program.tensor(id).name;
+        report.check(&format!("final {name}"), max_abs_difference(&got, &want), 2e-4);
+    }
+    assert!(batch > 0);
+    Ok(())
+}
+
+#[test]
+fn training_steps_of_the_original() {
+    let cases = golden::cases("train").expect("readable cases");
+    assert!(cases.len() >= 10, "the committed cases are missing: found {}", cases.len());
+    let mut report = Report::new("train");
+    for case in &cases {
+        for device in [Device::Cpu, Device::CpuReference] {
+            report.case(&case.name, device, |report| run(case, device, 1, report));
+        }
+    }
+    report.finish();
+}
+
+/// The same steps from two micro-batches: gradient accumulation has the loss and gradient of the big batch.
+#[test]
+fn accumulated_steps_are_those_of_the_big_batch() {
+    let mut report = Report::new("accumulate");
+    // Memories and directions belong to rows, which micro-batches keep, so every case that halves takes part.
+    let even = |case: &&Case| Flags(&case.meta["config"]).size("batch").is_multiple_of(2);
+    let cases = golden::cases("train").expect("readable cases");
+    for case in cases.iter().filter(even) {
+        report.case(&case.name, Device::Cpu, |report| run(case, Device::Cpu, 2, report));
+    }
+    report.finish();
+}
