@@ -167,7 +167,8 @@ impl Plan {
     }
 }
 
-/// First and last op of every tensor that owns bytes; `None` when no op touches it.
+/// First and last op of every tensor that owns bytes; `None` when no op touches it. What a phase takes over from an
+/// earlier one lives to the end of that phase, so that the phase can be run again.
 fn lives(program: &Program) -> Vec<Option<(usize, usize)>> {
     let mut lives: Vec<Option<(usize, usize)>> = vec![None; program.tensors.len()];
     for (i, step) in program.steps.iter().enumerate() {
@@ -175,6 +176,13 @@ fn lives(program: &Program) -> Vec<Option<(usize, usize)>> {
         for id in touched {
             let life = &mut lives[program.base(id).0.index()];
             *life = Some(life.map_or((i, i), |(first, _)| (first, i)));
+        }
+    }
+    for (first, last) in lives.iter_mut().flatten() {
+        if let Some(phase) = program.phases.iter().find(|phase| phase.ops.contains(last))
+            && *first < phase.ops.start
+        {
+            *last = phase.ops.end - 1;
         }
     }
     lives
@@ -194,4 +202,78 @@ fn peak(requests: &[Request], ops: usize) -> usize {
         most = most.max(now);
     }
     most as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{CopyBlocks, Fill, Target};
+    use crate::program::Builder;
+    use crate::tensor::DType;
+
+    fn copy(b: &mut Builder, src: TensorId, dst: TensorId) {
+        let (dst, length) = (Target::set(dst), b.shape(src).len());
+        let op = CopyBlocks { src, src_offset: 0, src_stride: 0, dst, dst_offset: 0, dst_stride: 0, blocks: 1, length };
+        b.push(op).expect("a copy");
+    }
+
+    /// Tensors of many sizes and lives, in two phases.
+    fn program() -> Program {
+        let mut b = Builder::new(DType::F32);
+        let out = b.output("out", [4]);
+        let first = b.activation("first", [4]);
+        b.phase("one");
+        b.push(Fill { out: first, value: 1.0 }).expect("a fill");
+        let mut last = first;
+        for i in 0..40 {
+            let size = 4 + (i * 37) % 400;
+            let long = b.activation(&format!("long{i}"), [size]);
+            b.push(Fill { out: long, value: 0.0 }).expect("a fill");
+            let next = b.activation(&format!("next{i}"), [4]);
+            copy(&mut b, last, next);
+            let part = b.view(long, 0, [4]).expect("a view");
+            copy(&mut b, part, next);
+            last = next;
+        }
+        b.phase("two");
+        copy(&mut b, first, out);
+        for i in 0..10 {
+            let next = b.activation(&format!("later{i}"), [64]);
+            b.push(Fill { out: next, value: 0.0 }).expect("a fill");
+        }
+        b.finish().expect("a program")
+    }
+
+    #[test]
+    fn lives_that_overlap_have_bytes_that_do_not() {
+        let program = program();
+        let plan = Plan::new(&program, &|op| if matches!(op, Op::Fill(_)) { 1000 } else { 0 });
+        let mut all: Vec<(Placement, (usize, usize))> = program
+            .iter()
+            .filter(|(id, desc)| desc.view.is_none() && !desc.role.is_persistent() && plan.life(*id).is_some())
+            .map(|(id, _)| (plan.placement(id), plan.life(id).expect("a life")))
+            .collect();
+        all.extend((0..program.steps.len()).filter_map(|i| Some((plan.workspace(i)?, (i, i)))));
+        let mut overlaps = 0;
+        for (i, (a, (a_first, a_last))) in all.iter().enumerate() {
+            assert!(a.offset.is_multiple_of(ALIGNMENT) && a.offset + a.bytes <= plan.arena_bytes(Role::Activation));
+            for (b, (b_first, b_last)) in &all[..i] {
+                if a_first <= b_last && b_first <= a_last {
+                    overlaps += 1;
+                    assert!(a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset, "{a:?} and {b:?}");
+                }
+            }
+        }
+        assert!(overlaps > 100);
+        assert!(plan.arena_bytes(Role::Activation) >= plan.activation_lower_bound());
+        assert!(plan.arena_bytes(Role::Activation) <= 2 * plan.activation_lower_bound());
+    }
+
+    #[test]
+    fn what_a_later_phase_reads_lives_to_its_end() {
+        let program = program();
+        let plan = Plan::new(&program, &|_| 0);
+        let first = program.find("first").expect("a tensor");
+        assert_eq!(plan.life(first), Some((0, program.steps.len() - 1)));
+    }
 }
