@@ -216,21 +216,36 @@ run_config! {
     tensorboard: bool = true,
 }
 
-/// Flags of the original that change nothing here, with the reason.
-pub const DEAD_KEYS: &[(&str, &str)] = &[
-    ("d_embed", "embeddings are always d_model wide, in the original too"),
-    ("summary_type", "pretraining has no sequence summary"),
-    ("same_length", "it has no effect on attention in both directions"),
-    ("track_mean", "the original never reads it"),
-    ("use_bfloat16", "arithmetic is 32-bit"),
-    ("use_tpu", "there is no TPU backend; see device"),
-    ("num_core_per_host", "one device does the work; record files tell their own layout"),
-    ("num_hosts", "one process does the work"),
-    ("master", "there is no TPU backend"),
-    ("tpu", "there is no TPU backend"),
-    ("tpu_zone", "there is no TPU backend"),
-    ("tpu_job_name", "there is no TPU backend"),
-    ("gcp_project", "there is no TPU backend"),
+/// A flag of the original that changes nothing here.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadKey {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value is.
+    pub kind: Kind,
+    /// Why it changes nothing.
+    pub why: &'static str,
+}
+
+const fn dead(name: &'static str, kind: Kind, why: &'static str) -> DeadKey {
+    DeadKey { name, kind, why }
+}
+
+/// Flags of the original that are accepted with a warning.
+pub const DEAD_KEYS: &[DeadKey] = &[
+    dead("d_embed", Kind::Text, "embeddings are always d_model wide, in the original too"),
+    dead("summary_type", Kind::Text, "pretraining has no sequence summary"),
+    dead("same_length", Kind::Bool, "it has no effect on attention in both directions"),
+    dead("track_mean", Kind::Bool, "the original never reads it"),
+    dead("use_bfloat16", Kind::Bool, "arithmetic is 32-bit"),
+    dead("use_tpu", Kind::Bool, "there is no TPU backend; see device"),
+    dead("num_core_per_host", Kind::Text, "one device does the work; record files tell their own layout"),
+    dead("num_hosts", Kind::Text, "one process does the work"),
+    dead("master", Kind::Text, "there is no TPU backend"),
+    dead("tpu", Kind::Text, "there is no TPU backend"),
+    dead("tpu_zone", Kind::Text, "there is no TPU backend"),
+    dead("tpu_job_name", Kind::Text, "there is no TPU backend"),
+    dead("gcp_project", Kind::Text, "there is no TPU backend"),
 ];
 
 impl Key {
@@ -272,7 +287,7 @@ impl Key {
 
 /// Refuses a key that does not exist and names those that look like it.
 fn unknown(key: &str) -> Error {
-    let names = KEYS.iter().map(|k| k.name).chain(DEAD_KEYS.iter().map(|k| k.0));
+    let names = KEYS.iter().map(|k| k.name).chain(DEAD_KEYS.iter().map(|k| k.name));
     let mut near: Vec<(f64, &str)> = names.map(|name| (strsim::jaro_winkler(key, name), name)).collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     let near: Vec<&str> = near.iter().take_while(|n| n.0 > 0.8).take(3).map(|n| n.1).collect();
@@ -301,9 +316,9 @@ impl RunConfig {
         for (key, value) in flags {
             table.insert(key, value);
         }
-        table.retain(|key, _| match DEAD_KEYS.iter().find(|dead| dead.0 == key) {
-            Some((_, why)) => {
-                tracing::warn!("{key} is ignored: {why}");
+        table.retain(|key, _| match DEAD_KEYS.iter().find(|dead| dead.name == key) {
+            Some(dead) => {
+                tracing::warn!("{key} is ignored: {}", dead.why);
                 false
             }
             None => true,
