@@ -17,7 +17,7 @@
 use crate::{Error, Result};
 
 const ROUNDS: usize = 7;
-const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const MULTIPLIERS: [u64; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 /// Blocks computed side by side, one per vector lane.
 const LANES: usize = 16;
@@ -26,21 +26,27 @@ pub const DECISIONS: usize = 8;
 
 /// One block: four random words for a counter and a key.
 pub fn block(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    rounds(counter.map(|word| [word]), key).map(|[word]| word)
+    rounds(counter.map(|word| [u64::from(word)]), key).map(|[word]| word as u32)
 }
 
 /// `N` independent blocks under one key; `words[w][lane]` is word `w` of the counter of block `lane`.
+///
+/// Words lie in 64-bit lanes, as the widening multiplication of vector units wants them; all leave with clear high
+/// halves.
 #[inline(always)]
-fn rounds<const N: usize>(mut words: [[u32; N]; 4], mut key: [u32; 2]) -> [[u32; N]; 4] {
+fn rounds<const N: usize>(mut words: [[u64; N]; 4], mut key: [u32; 2]) -> [[u64; N]; 4] {
+    const LOW: u64 = 0xFFFF_FFFF;
     for _ in 0..ROUNDS {
         let [c0, c1, c2, c3] = words;
+        let [k0, k1] = key.map(u64::from);
         for lane in 0..N {
-            let low = u64::from(MULTIPLIERS[0]) * u64::from(c0[lane]);
-            let high = u64::from(MULTIPLIERS[1]) * u64::from(c2[lane]);
-            words[0][lane] = (high >> 32) as u32 ^ c1[lane] ^ key[0];
-            words[1][lane] = high as u32;
-            words[2][lane] = (low >> 32) as u32 ^ c3[lane] ^ key[1];
-            words[3][lane] = low as u32;
+            // The high halves are clear already; the mask tells the compiler, who else takes a full 64-bit product.
+            let first = MULTIPLIERS[0] * (c0[lane] & LOW);
+            let second = MULTIPLIERS[1] * (c2[lane] & LOW);
+            words[0][lane] = second >> 32 ^ c1[lane] ^ k0;
+            words[1][lane] = second & LOW;
+            words[2][lane] = first >> 32 ^ c3[lane] ^ k1;
+            words[3][lane] = first & LOW;
         }
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }
@@ -113,20 +119,22 @@ impl Keep {
         let zero = T::default();
         for (group, out) in out.chunks_mut(LANES * DECISIONS).enumerate() {
             let word0: [u32; LANES] = std::array::from_fn(|lane| first.wrapping_add((group * LANES + lane) as u32));
-            let words = rounds([word0, word0.map(&word1), [word2; LANES], [word3; LANES]], self.key);
-            let mut bits = [0; LANES * DECISIONS / 2];
+            let counter = [
+                word0.map(u64::from),
+                word0.map(|word0| u64::from(word1(word0))),
+                [u64::from(word2); LANES],
+                [u64::from(word3); LANES],
+            ];
+            let words = rounds(counter, self.key);
+            // In memory order: the 8 halves of block 0, low half of word 0 first, then those of block 1, ...
+            let mut halves = [0; 2 * LANES];
             for lane in 0..LANES {
-                for w in 0..4 {
-                    bits[lane * 4 + w] = words[w][lane];
-                }
+                halves[2 * lane] = (words[0][lane] | words[1][lane] << 32).to_le();
+                halves[2 * lane + 1] = (words[2][lane] | words[3][lane] << 32).to_le();
             }
-            let choose = |bits: u32| if bits >= self.threshold { scale } else { zero };
-            let (pairs, last) = out.as_chunks_mut::<2>();
-            for (pair, &bits) in pairs.iter_mut().zip(&bits) {
-                *pair = [choose(bits & 0xFFFF), choose(bits >> 16)];
-            }
-            if let [last] = last {
-                *last = choose(bits[pairs.len()] & 0xFFFF);
+            let halves: [u16; LANES * DECISIONS] = bytemuck::cast(halves);
+            for (out, &bits) in out.iter_mut().zip(&halves) {
+                *out = if u32::from(u16::from_le(bits)) >= self.threshold { scale } else { zero };
             }
         }
     }

@@ -1,0 +1,101 @@
+//! Layer normalisation.
+
+use xlnet::op::{LayerNorm, LayerNormGrad, Write};
+
+use super::WRITES;
+use crate::case::Case;
+use crate::setup::Setup;
+
+/// Rows and row lengths, the last as in a model.
+const ROWS: [(usize, usize); 9] =
+    [(1, 3), (3, 17), (17, 31), (31, 33), (33, 59), (5, 97), (7, 111), (3, 257), (64, 768)];
+/// The original's epsilon.
+const EPS: f32 = 1e-12;
+
+/// All cases of the family.
+pub fn cases() -> Vec<Case> {
+    let mut cases = vec![];
+    for (r, d) in ROWS {
+        for (residual, rate, kept) in
+            [(false, 0.0, false), (true, 0.0, true), (true, 0.1, true), (false, 0.5, true), (true, 0.5, false)]
+        {
+            // Where `sum` goes: nowhere, to a tensor of its own, over `x`.
+            for in_place in [false, true] {
+                if in_place && !kept {
+                    continue;
+                }
+                let name =
+                    format!("layer_norm/{r}x{d} residual {residual} rate {rate} kept {kept} in place {in_place}");
+                cases.push(Case::new(name, move |s| {
+                    let x = s.normal("x", [r, d]);
+                    let residual = residual.then(|| s.normal("residual", [r, d]));
+                    let dropout = s.dropout(rate);
+                    let (gamma, beta) = (s.normal("gamma", [d]), s.normal("beta", [d]));
+                    let out = s.output("out", [r, d]);
+                    let sum = kept.then(|| if in_place { x } else { s.output("sum", [r, d]) });
+                    let mean = kept.then(|| s.output("mean", [r]));
+                    let rstd = kept.then(|| s.output("rstd", [r]));
+                    s.push(LayerNorm { x, residual, dropout, gamma, beta, out, sum, mean, rstd, eps: EPS })
+                }));
+            }
+        }
+        for write in WRITES {
+            for (rate, in_place, frozen) in
+                [(0.0, false, false), (0.0, true, true), (0.1, false, false), (0.5, true, false)]
+            {
+                let name = format!("layer_norm_grad/{r}x{d} rate {rate} in place {in_place} frozen {frozen} {write:?}");
+                cases.push(Case::new(name, move |s| grad(s, (r, d), rate, in_place, frozen, write)));
+            }
+        }
+    }
+    let shifted = Case::new("layer_norm/mean far from zero", |s| {
+        let x = s.uniform("x", [7, 97], 999.0, 1001.0);
+        let (gamma, beta) = (s.normal("gamma", [97]), s.normal("beta", [97]));
+        let out = s.output("out", [7, 97]);
+        s.push(LayerNorm {
+            x,
+            residual: None,
+            dropout: None,
+            gamma,
+            beta,
+            out,
+            sum: None,
+            mean: None,
+            rstd: None,
+            eps: EPS,
+        })
+    });
+    cases.push(shifted.wider(400.0, "the mean is rounded at 1000 times the standard deviation"));
+    cases.push(Case::new("layer_norm/a row of NaN", |s| {
+        let mut values = s.normals(3 * 17);
+        values[20] = f64::NAN;
+        let x = s.floats("x", [3, 17], values);
+        let (gamma, beta) = (s.normal("gamma", [17]), s.normal("beta", [17]));
+        let (out, mean, rstd) = (s.output("out", [3, 17]), Some(s.output("mean", [3])), Some(s.output("rstd", [3])));
+        s.push(LayerNorm { x, residual: None, dropout: None, gamma, beta, out, sum: None, mean, rstd, eps: EPS })
+    }));
+    cases
+}
+
+fn grad(
+    s: &mut Setup,
+    (r, d): (usize, usize),
+    rate: f32,
+    in_place: bool,
+    frozen: bool,
+    write: Write,
+) -> xlnet::Result<()> {
+    let (dout, sum, gamma) = (s.normal("dout", [r, d]), s.normal("sum", [r, d]), s.normal("gamma", [d]));
+    // The kept statistics belong to the sum.
+    let rows = s.floats_of(sum);
+    let means: Vec<f64> = rows.chunks(d).map(|row| row.iter().sum::<f64>() / d as f64).collect();
+    let variance = |(row, mean): (&[f64], &f64)| row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64;
+    let rstds: Vec<f64> = rows.chunks(d).zip(&means).map(|row| 1.0 / variance(row).sqrt()).collect();
+    let (mean, rstd) = (s.floats("mean", [r], means), s.floats("rstd", [r], rstds));
+    let dsum = if in_place { dout } else { s.output("dsum", [r, d]) };
+    let dropout = s.dropout(rate);
+    let dx = dropout.map(|_| s.output("dx", [r, d]));
+    let dgamma = (!frozen).then(|| s.target(write, "dgamma", [d]));
+    let dbeta = (!frozen).then(|| s.target(write, "dbeta", [d]));
+    s.push(LayerNormGrad { dout, sum, mean, rstd, gamma, dsum, dx, dropout, dgamma, dbeta })
+}

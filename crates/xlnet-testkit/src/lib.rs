@@ -1,0 +1,35 @@
+//! What every backend of `xlnet` is tested with.
+//!
+//! - [`cases`]: op cases as data, one file per family; [`case`] runs them against `cpu:reference` in f64.
+//! - [`gradients`]: central differences for every op that has a gradient.
+//! - [`golden`]: cases computed by outside implementations; [`golden_attention`] runs those of the attention op.
+//!
+//! A new op needs cases here: a test asserts that no op of the vocabulary is without.
+
+pub mod attention;
+pub mod case;
+pub mod cases;
+pub mod golden;
+pub mod golden_attention;
+pub mod gradients;
+pub mod setup;
+
+use xlnet::backend::Device;
+
+pub use case::{Case, Outcome, Support, run_case};
+pub use setup::Setup;
+
+/// The devices to test: the CPU, and the one that `XLNET_DEVICE` names.
+///
+/// # Errors
+/// When `XLNET_DEVICE` is not a device.
+pub fn devices() -> xlnet::Result<Vec<Device>> {
+    let mut devices = vec![Device::Cpu];
+    if let Ok(name) = std::env::var("XLNET_DEVICE") {
+        let device = name.parse::<Device>()?.resolve()?;
+        if !devices.contains(&device) {
+            devices.push(device);
+        }
+    }
+    Ok(devices)
+}

@@ -1,0 +1,86 @@
+//! Development commands. `cargo xtask ci` is what continuous integration runs, and what anyone can run.
+
+use std::env;
+use std::process::{Command, ExitCode};
+
+/// What `cargo xtask` does without or with an unknown argument.
+const HELP: &str = "\
+Usage: cargo xtask COMMAND
+
+  ci       install what the build needs (cmake, a C++ compiler; Debian and Ubuntu), then check formatting, lints,
+           documentation and features, and run all tests
+  tests    install what the build needs, then run all tests only
+  install  install what the build needs only
+";
+
+fn main() -> ExitCode {
+    let command = env::args().nth(1).unwrap_or_default();
+    let result = match command.as_str() {
+        "ci" => ci(),
+        "tests" => install().and_then(|()| tests()),
+        "install" => install(),
+        _ => Err(HELP.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ci() -> Result<(), String> {
+    install()?;
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    cargo(&["check", "--package", "xlnet", "--no-default-features"])?;
+    run(command("cargo", &["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    tests()
+}
+
+/// All tests; golden tests print a line a case.
+fn tests() -> Result<(), String> {
+    cargo(&["test", "--workspace", "--", "--show-output"])
+}
+
+/// Tools that the build needs beside Rust.
+fn install() -> Result<(), String> {
+    let there = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
+    let missing: Vec<&str> =
+        [("cmake", "cmake"), ("c++", "g++"), ("make", "make")].iter().filter(|(p, _)| !there(p)).map(|t| t.1).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !there("apt-get") {
+        return Err(format!(
+            "please install {names}: the build needs it, and this system has no apt-get to do it with"
+        ));
+    }
+    let sudo = there("sudo") && env::var("USER").is_ok_and(|user| user != "root");
+    let apt = |args: &[&str]| {
+        let mut all = if sudo { vec!["sudo", "apt-get"] } else { vec!["apt-get"] };
+        all.extend(args);
+        run(command(all[0], &all[1..]).env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    apt(&["update", "-qq"])?;
+    let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    args.extend(&missing);
+    apt(&args)
+}
+
+fn cargo(args: &[&str]) -> Result<(), String> {
+    run(&mut command("cargo", args))
+}
+fn command(program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args);
+    command
+}
+fn run(command: &mut Command) -> Result<(), String> {
+    let shown = format!("{command:?}").replace('"', "");
+    println!("\n$ {shown}");
+    let status = command.status().map_err(|e| format!("cannot run {shown}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{shown} failed ({status})")) }
+}

@@ -1,0 +1,94 @@
+//! Every op on every backend: the contract against `cpu:reference`, gradients against difference quotients, and golden
+//! attention cases. `cargo test --test ops -- --nocapture` prints the support table.
+
+use std::collections::HashSet;
+
+use anyhow::Result;
+use xlnet::backend::Device;
+use xlnet::op::Op;
+use xlnet::tensor::DType;
+use xlnet_testkit::{Support, case::Tolerance, cases, devices, golden, golden_attention, gradients};
+
+#[test]
+fn contract() -> Result<()> {
+    let (cases, devices) = (cases::all(), devices()?);
+    let lines = Support::run(&devices, &[DType::F32, DType::F64], &cases);
+    for line in &lines {
+        println!("{line}");
+    }
+    assert_eq!(lines.len(), 2 * devices.len());
+    for line in &lines {
+        assert_eq!(line.ran(), cases.len());
+        assert!(line.failed.is_empty(), "{line}");
+        // The CPU does everything; other devices may refuse, but say why.
+        assert!(!line.name.starts_with("cpu ") || line.unsupported.is_empty(), "{line}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_op_has_cases_and_names_are_unique() -> Result<()> {
+    let (mut names, mut ops) = (HashSet::new(), HashSet::new());
+    for case in cases::all() {
+        assert!(names.insert(case.name.clone()), "two cases are called {}", case.name);
+        ops.extend(case.program(DType::F64)?.0.steps.iter().map(|step| step.op.name()));
+        assert_eq!(case.tolerance.reason.is_empty(), case.tolerance.f32 == Tolerance::DEFAULT.f32, "{}", case.name);
+    }
+    let missing: Vec<_> = Op::NAMES.iter().filter(|name| !ops.contains(*name)).collect();
+    assert!(missing.is_empty(), "no case for {missing:?}");
+    Ok(())
+}
+
+#[test]
+fn gradients_are_those_of_the_forward_ops() -> Result<()> {
+    for device in [Device::CpuReference, Device::Cpu] {
+        let (mut worst, mut wrong) = ((0.0, String::new()), vec![]);
+        let checks = gradients::checks();
+        for check in &checks {
+            for (input, error) in check.run(device)? {
+                let line = format!("{}: gradient of {input}", check.name);
+                if error > gradients::TOLERANCE {
+                    wrong.push(format!("{line} is off by {error:.1e}"));
+                }
+                if error > worst.0 {
+                    worst = (error, line);
+                }
+            }
+        }
+        println!("gradients on {device}: {} ops, largest error {:.1e} ({})", checks.len(), worst.0, worst.1);
+        assert!(wrong.is_empty(), "{device}:\n{}", wrong.join("\n"));
+    }
+    Ok(())
+}
+
+#[test]
+fn golden_attention_cases() -> Result<()> {
+    let cases = golden::cases("attention")?;
+    assert!(cases.len() >= 6, "the cases of tests/golden/attention are missing");
+    let mut all_ok = true;
+    for case in &cases {
+        for device in [Device::CpuReference].into_iter().chain(devices()?) {
+            for float in [DType::F32, DType::F64] {
+                let forms: &[bool] = if case.meta["mask"] == "perm" { &[false, true] } else { &[false] };
+                for &bits in forms {
+                    let result = golden_attention::run(case, device, float, bits);
+                    let form = if bits { " as bits" } else { "" };
+                    let ok = matches!(result, Ok((_, error)) if error <= golden_attention::TOLERANCE);
+                    let verdict = if ok { "ok" } else { "FAILED" };
+                    match result {
+                        Ok((tensor, error)) => {
+                            println!(
+                                "{}{form} {device} {float}: largest error {error:.1e} ({tensor}), {verdict}",
+                                case.name
+                            )
+                        }
+                        Err(error) => println!("{}{form} {device} {float}: {error:#}, {verdict}", case.name),
+                    }
+                    all_ok &= ok;
+                }
+            }
+        }
+    }
+    assert!(all_ok, "see the lines above");
+    Ok(())
+}
