@@ -13,23 +13,20 @@ use crate::data::atomic::AtomicFile;
 use crate::{Error, Result};
 
 /// Losses since the last line of log; saved with checkpoints, so that a line after a resume is the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Window {
-    /// Sum of losses.
-    pub loss: f64,
-    /// Number of summed losses.
-    pub steps: u64,
+    /// One a step.
+    pub losses: Vec<f64>,
 }
 
 impl Window {
     /// Adds one step.
     pub fn add(&mut self, loss: f64) {
-        self.loss += loss;
-        self.steps += 1;
+        self.losses.push(loss);
     }
     /// Mean loss; the original divides the first window by one too many, we do not.
     pub fn mean(&self) -> f64 {
-        self.loss / self.steps.max(1) as f64
+        self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64
     }
 }
 

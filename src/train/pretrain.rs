@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::metrics::{MetricsWriter, Row, Speed, Window, row};
 use super::run_plan::RunPlan;
 use super::session::{Session, StepResult};
+use super::start;
 use crate::data::atomic::AtomicFile;
 use crate::data::loader::{Loader, LoaderOptions, Position};
 use crate::{Error, Result};
@@ -73,23 +74,30 @@ impl Pretraining {
     ///
     /// # Errors
     /// When data, weights or a checkpoint do not fit, or a directory cannot be written.
-    pub fn prepare(plan: RunPlan) -> Result<Self> {
+    pub fn prepare(mut plan: RunPlan) -> Result<Self> {
+        let found = start::checkpoint_to_resume(&plan)?;
+        if let Some(seed) = found.as_ref().map(|checkpoint| checkpoint.state().seed)
+            && seed != plan.config.seed
+        {
+            tracing::warn!("going on with the checkpoint's seed {seed}, not {}", plan.config.seed);
+            plan.config.seed = seed;
+        }
         let config = &plan.config;
-        let found = checkpoint_to_resume(&plan)?;
         std::fs::create_dir_all(&config.model_dir).map_err(|e| Error::io("create", &config.model_dir, e))?;
         let mut loader = Loader::open(&plan.records, &plan.loader())?;
         let mut session = Session::new(&plan.model, plan.step_options(), plan.device, config.seed)?;
         session.reset_memory()?;
         let mut window = Window::default();
         match &found {
-            Some(path) => resume(&plan, path, &mut session, &mut loader, &mut window)?,
-            None => initialize(&plan, &mut session)?,
+            Some(checkpoint) => start::resume(checkpoint, &mut session, &mut loader, &mut window)?,
+            None => start::fresh_start(&plan, &mut session)?,
         }
         let held_out = HeldOut::open(&plan)?;
         let log_dir = config.log_dir.as_ref().unwrap_or(&config.model_dir);
         let metrics = MetricsWriter::open(log_dir, session.step(), config.tensorboard)?;
         write_settings(&plan)?;
-        Ok(Pretraining { plan, session, loader, held_out, metrics, window, checkpoint: found })
+        let checkpoint = found.map(|checkpoint| checkpoint.path().to_owned());
+        Ok(Pretraining { plan, session, loader, held_out, metrics, window, checkpoint })
     }
 
     /// The step program on its device.
@@ -174,7 +182,7 @@ impl Pretraining {
             observe(Event::Evaluated { step, loss });
             self.metrics.write(Row { step, eval_loss: Some(loss), ..Row::default() })?;
         }
-        let path = save(&self.plan, &mut self.session, self.loader.position(), self.window)?;
+        let path = start::save(&self.plan, &mut self.session, self.loader.position(), &self.window)?;
         self.metrics.plot()?;
         observe(Event::Saved(&path));
         self.checkpoint = Some(path);
@@ -233,17 +241,4 @@ fn write_settings(plan: &RunPlan) -> Result<()> {
     file.append(b"# Written by `xlnet pretrain`; a run of this file is the same run.\n")?;
     file.append(plan.config.to_toml()?.as_bytes())?;
     file.commit()
-}
-
-fn checkpoint_to_resume(_plan: &RunPlan) -> Result<Option<PathBuf>> {
-    Ok(None)
-}
-fn initialize(_plan: &RunPlan, _session: &mut Session) -> Result<()> {
-    Ok(())
-}
-fn resume(_: &RunPlan, _: &Path, _: &mut Session, _: &mut Loader, _: &mut Window) -> Result<()> {
-    Ok(())
-}
-fn save(plan: &RunPlan, session: &mut Session, _position: Position, _window: Window) -> Result<PathBuf> {
-    Ok(plan.config.model_dir.join(format!("step-{}", session.step())))
 }

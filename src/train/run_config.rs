@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::init::InitMethod;
 use super::schedule::{DecayMethod, Schedule};
 use super::step::{LayerDecay, OptimizerOptions};
 use crate::config::{FeedForwardActivation, XlnetConfig};
@@ -47,22 +48,11 @@ kinds! {
     Bool: bool;
     Integer: usize, u64, u32, i64;
     Number: f64;
-    Text: String, PathBuf, DecayMethod, FeedForwardActivation, Initializer, PositionDropout, Recompute;
+    Text: String, PathBuf, DecayMethod, FeedForwardActivation, InitMethod, PositionDropout, Recompute;
     List: Paths;
 }
 impl<T: KeyType> KeyType for Option<T> {
     const KIND: Kind = T::KIND;
-}
-
-/// Distribution of initial weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Initializer {
-    /// Normal, with standard deviation `init_std`.
-    #[default]
-    Normal,
-    /// Uniform between `-init_range` and `init_range`.
-    Uniform,
 }
 
 /// Directories, in a file as a list or as one string with commas.
@@ -187,7 +177,7 @@ run_config! {
     /// What the backward pass computes again to save memory: none or layer.
     recompute: Recompute = Recompute::None,
     /// Distribution of initial weights: normal or uniform.
-    init: Initializer = Initializer::Normal,
+    init: InitMethod = InitMethod::Normal,
     /// Standard deviation of normal ones.
     init_std: f64 = 0.02,
     /// Bound of uniform ones.
