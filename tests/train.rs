@@ -249,6 +249,9 @@ fn run(case: &Case, device: Device, accumulate: usize, report: &mut Report) -> R
         report.check(&format!("lr of step {k}"), (rate - value("lr")).abs(), 1e-9);
         for (layer, &id) in program.memory.iter().enumerate() {
             let key = format!("step{k}/out/mems/{layer}");
+            if k > 0 && !case.tensors.contains_key(&key) {
+                continue; // cases need not keep the memories of every step
+            }
             let (got, shape) = (session.exec().download_f32(id)?, case.shape(&key));
             let want = transpose_first_two(&case.f32(&key), shape[0], shape[1], shape[2]);
             report.check(&key, max_abs_difference(&got, &want), f64::from(largest(&want)) * 1e-4);

@@ -8,10 +8,12 @@ mod attention;
 mod embedding;
 mod feed_forward;
 pub mod heads;
+pub mod hugging_face;
 mod linear;
 mod memory;
 pub mod original;
 pub mod params;
+pub mod tensor_file;
 mod transformer;
 
 pub use linear::{Layout, Linear};

@@ -1,5 +1,8 @@
 //! Training: programs for whole steps, the loop's state, schedules, checkpoints.
 
+pub mod checkpoint;
+pub mod init;
+pub mod load;
 pub mod metrics;
 #[cfg(feature = "cli")]
 pub mod plot;
@@ -8,5 +11,7 @@ pub mod run_config;
 pub mod run_plan;
 pub mod schedule;
 pub mod session;
+mod start;
+pub mod state;
 pub mod step;
 pub mod tensorboard;

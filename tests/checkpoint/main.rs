@@ -1,0 +1,5 @@
+//! Parameters on disk.
+
+mod checkpoints;
+mod common;
+mod hugging_face;
