@@ -65,7 +65,7 @@ pub struct DemoArgs {
     #[arg(long, default_value = "runs/demo", value_name = "DIR")]
     pub output: PathBuf,
     /// Updates.
-    #[arg(long, default_value_t = 300, value_name = "N")]
+    #[arg(long, default_value_t = 500, value_name = "N")]
     pub train_steps: u64,
     /// Pieces of the vocabulary.
     #[arg(long, default_value_t = 2000, value_name = "N")]
