@@ -90,7 +90,8 @@ impl Args for RunFlags {
             let arg = Arg::new(dead.name).long(dead.name).hide(true);
             if dead.kind == Kind::Bool { switch(arg) } else { arg }
         });
-        command.args(live).args(dead)
+        // As with the original, the last of several wins, so that a script can append to a list of flags.
+        command.args_override_self(true).args(live).args(dead)
     }
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
