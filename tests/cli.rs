@@ -182,8 +182,11 @@ fn damaged_records() {
     fails(dir, &format!("{TRAIN} --model_dir m"), 1, &["record "]);
 }
 
+/// Step, loss, norm of the gradient, held-out loss.
+type Metrics = (u64, Option<f64>, Option<f64>, Option<f64>);
+
 /// Lines of metrics without what depends on the clock.
-fn losses(dir: &Path) -> Vec<(u64, Option<f64>, Option<f64>, Option<f64>)> {
+fn losses(dir: &Path) -> Vec<Metrics> {
     let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
     let row = |line: &str| serde_json::from_str::<xlnet::train::metrics::Row>(line).unwrap();
     text.lines().map(row).map(|row| (row.step, row.loss, row.gnorm, row.eval_loss)).collect()
@@ -252,6 +255,29 @@ fn divergence_stops_with_a_sentence_and_keeps_the_checkpoint() {
     let line = format!("{TRAIN} --model_dir m --train_steps 60").replace("0.01", "1e30");
     fails(dir, &line, 1, &["so training stops", "the last good checkpoint is m/step-"]);
     assert!(dir.join("m/step-6/model.safetensors").is_file());
+}
+
+#[test]
+fn demo_in_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fails(dir, "demo", 1, &["there is no text here", "--input"]);
+    // Words in an order that a model can learn, enough of them for the demo's batches.
+    let line = |n: usize| {
+        (0..9).map(|i| format!("{}{}", ["ra", "to", "mi", "su"][(n + i) % 4], i * n % 7)).collect::<Vec<_>>().join(" ")
+    };
+    let all: String = (0..400).map(|n| line(n) + ".\n").collect();
+    std::fs::write(dir.join("notes.md"), all).unwrap();
+    let told = succeeds(dir, "demo --train-steps 2 --vocab-size 80");
+    for part in ["$ xlnet vocab train --input notes.md", "$ xlnet corpus build", "$ xlnet pretrain runs/demo/demo.toml"]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(dir.join("runs/demo/model/step-2/model.safetensors").is_file());
+    assert!(dir.join("runs/demo/model/loss.svg").is_file());
+    fails(dir, "demo", 1, &["runs/demo/model holds an earlier run"]);
+    let ids = succeeds(dir, "vocab encode --model runs/demo/spiece.model ra0");
+    assert_eq!(ids.lines().count(), 2, "{ids}");
 }
 
 #[cfg(unix)]

@@ -25,6 +25,14 @@ const BATCH: usize = 8; // sequences
 pub fn run(args: &DemoArgs) -> anyhow::Result<Done> {
     let inputs = if args.input.is_empty() { own_text()? } else { args.input.clone() };
     let out = &args.output;
+    let (run_file, model_dir) = (out.join("demo.toml"), out.join("model"));
+    if model_dir.exists() {
+        bail!(
+            "{} holds an earlier run; `xlnet pretrain {}` goes on with it, --output makes another",
+            model_dir.display(),
+            quote(&run_file)
+        );
+    }
     std::fs::create_dir_all(out).map_err(|e| crate::Error::io("create", out, e))?;
     let inputs_text = inputs.iter().map(|path| quote(path)).collect::<Vec<_>>().join(" ");
     let inputs_text = if inputs.len() > 4 { format!("<{} files>", inputs.len()) } else { inputs_text };
@@ -68,11 +76,10 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Done> {
     corpus::print_report(&corpus::build_with_bar(&options, &tokenizer)?);
 
     let config = settings(args, &corpus_dir.join("tfrecords"));
-    let run_file = out.join("demo.toml");
     write(&run_file, &config)?;
     print(&format!("\n$ xlnet pretrain {}", quote(&run_file)));
     let done = pretrain::pretrain(RunPlan::new(config)?)?;
-    print(&format!("\nmetrics and loss.svg are in {}", quote(&out.join("model"))));
+    print(&format!("\nmetrics and loss.svg are in {}", quote(&model_dir)));
     Ok(done)
 }
 
