@@ -40,6 +40,17 @@ fn every_op_has_cases_and_names_are_unique() -> Result<()> {
 }
 
 #[test]
+fn indices_out_of_range_are_errors() -> Result<()> {
+    for device in [Device::CpuReference].into_iter().chain(devices()?) {
+        for case in cases::invalid::cases() {
+            let refused = case.run_alone(device, DType::F32);
+            assert!(refused.is_err(), "{} ran on {device}", case.name);
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn gradients_are_those_of_the_forward_ops() -> Result<()> {
     for device in [Device::CpuReference, Device::Cpu] {
         let (mut worst, mut wrong) = ((0.0, String::new()), vec![]);

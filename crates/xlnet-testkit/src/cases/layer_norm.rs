@@ -65,7 +65,7 @@ pub fn cases() -> Vec<Case> {
             eps: EPS,
         })
     });
-    cases.push(shifted.wider(400.0, "the mean is rounded at 1000 times the standard deviation"));
+    cases.push(shifted.wider(200.0, "the mean is rounded at 1000 times the standard deviation"));
     cases.push(Case::new("layer_norm/a row of NaN", |s| {
         let mut values = s.normals(3 * 17);
         values[20] = f64::NAN;

@@ -54,7 +54,7 @@ pub fn cases() -> Vec<Case> {
                 s.push(ColumnSum { x, out })
             });
             let alone = "one sum whose terms cancel is all there is to compare with";
-            cases.push(if n == 1 { case.wider(50.0, alone) } else { case });
+            cases.push(if n == 1 { case.wider(25.0, alone) } else { case });
         }
     }
     cases

@@ -1,6 +1,7 @@
 //! Op cases as data, one file per family.
 
 pub mod elementwise;
+pub mod invalid;
 pub mod layer_norm;
 pub mod loss;
 pub mod matmul;

@@ -243,8 +243,8 @@ impl Gradients {
                 })
                 .collect();
             let delta: f64 = w.p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
-            for j in 0..n {
-                let ds = w.p[j] * (dp[j] - delta) * scale;
+            for (j, dp) in dp.iter().enumerate() {
+                let ds = w.p[j] * (dp - delta) * scale;
                 let (key, position) = (inputs.key(row, j), inputs.position(row, j));
                 let segment = inputs.pair_segment(row, j);
                 for c in 0..d {
