@@ -5,6 +5,8 @@ mod error;
 pub use error::{Error, ErrorKind, Result};
 
 pub mod backend;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod model;

@@ -1,2 +1,7 @@
 //! The `xlnet` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    xlnet::cli::main()
+}

@@ -21,6 +21,6 @@ pub mod tfrecord;
 pub mod tokenizer;
 pub mod vocab;
 
-mod atomic;
+pub(crate) mod atomic;
 mod piece_table;
 mod token_stream;

@@ -1,0 +1,122 @@
+//! `xlnet corpus`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use indicatif::ProgressBar;
+
+use crate::cli::args::{CorpusBuildArgs, CorpusInspectArgs};
+use crate::cli::output::{bar, print};
+use crate::cli::size::grouped;
+use crate::data::corpus::{CorpusOptions, CorpusProgress, CorpusReport, build_corpus};
+use crate::data::encode::{Encode, IdVocabulary};
+use crate::data::ngram_mask::NgramUnit;
+use crate::data::record::Record;
+use crate::data::tokenizer::Tokenizer;
+
+/// Builds a corpus.
+pub fn build(args: &CorpusBuildArgs) -> anyhow::Result<()> {
+    let options = options(args)?;
+    options.validate()?;
+    let report = match &args.sp_path {
+        Some(path) => {
+            let tokenizer = Tokenizer::open(path)?;
+            tokenizer.check_special_symbols()?;
+            build_with_bar(&options, &tokenizer)?
+        }
+        None if args.from_raw_text => bail!("text needs a vocabulary: give --sp_path, or --nofrom_raw_text for ids"),
+        None => build_with_bar(&options, &IdVocabulary { vocab_size: args.vocab_size.unwrap_or(0) })?,
+    };
+    print_report(&report);
+    Ok(())
+}
+
+fn options(args: &CorpusBuildArgs) -> anyhow::Result<CorpusOptions> {
+    let inputs = match &args.input_glob {
+        Some(pattern) => matching(pattern)?,
+        None => args.input.clone(),
+    };
+    let reuse_len = args.reuse_len.unwrap_or(args.seq_len / 2);
+    // 85 of 512 is a sixth, as mask_alpha has it.
+    let predictions = args.num_predict.map_or(Some((args.seq_len / 6).max(1)), |given| given.0);
+    Ok(CorpusOptions {
+        inputs,
+        input_glob: args.input_glob.clone().unwrap_or_default(),
+        sp_path: args.sp_path.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
+        save_dir: args.save_dir.clone(),
+        split: args.split,
+        bsz_per_host: args.bsz_per_host,
+        num_core_per_host: args.num_core_per_host,
+        seq_len: args.seq_len,
+        reuse_len,
+        uncased: args.uncased,
+        keep_accents: args.keep_accents,
+        bi_data: args.bi_data,
+        mask_alpha: args.mask_alpha,
+        mask_beta: args.mask_beta,
+        num_predict: predictions,
+        ngram_unit: if args.whole_words { NgramUnit::Words } else { NgramUnit::Pieces },
+        use_eod: args.use_eod,
+        from_raw_text: args.from_raw_text,
+        lossy: args.lossy,
+        pass_id: args.pass_id,
+        num_task: args.num_task,
+        task: args.task,
+        seed: args.seed,
+    })
+}
+
+/// Files that `pattern` matches.
+pub fn matching(pattern: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let paths = glob::glob(pattern).with_context(|| format!("{pattern:?} is no pattern of files"))?;
+    let mut files = vec![];
+    for path in paths {
+        let path = path.map_err(|e| anyhow::anyhow!("cannot read {}: {}", e.path().display(), e.error()))?;
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// [`build_corpus`] with a bar.
+pub fn build_with_bar(options: &CorpusOptions, encode: &dyn Encode) -> anyhow::Result<CorpusReport> {
+    let bar = bar(0, "{msg:<8} {wide_bar} {pos}/{len}  {elapsed}");
+    let report = build_corpus(options, encode, &mut |progress| show(&bar, progress));
+    bar.finish_and_clear();
+    Ok(report?)
+}
+
+fn show(bar: &ProgressBar, progress: CorpusProgress) {
+    let (what, done, total) = match progress {
+        CorpusProgress::Reading { files, total, .. } => ("reading", files as u64, total as u64),
+        CorpusProgress::Writing { steps, total } => ("writing", steps, total),
+    };
+    bar.set_message(what);
+    bar.set_length(total);
+    bar.set_position(done);
+}
+
+/// What was made, for a person.
+pub fn print_report(report: &CorpusReport) {
+    let CorpusReport { lines, tokens, unknown_tokens, steps, .. } = *report;
+    print(&format!("records     {}", report.records.display()));
+    print(&format!("index       {}", report.record_info.display()));
+    print(&format!("files       {}, {} without text", report.files.len(), report.empty_files.len()));
+    print(&format!("lines       {}", grouped(lines)));
+    let share = 100.0 * unknown_tokens as f64 / tokens.max(1) as f64;
+    print(&format!("tokens      {}, {share:.2} % unknown", grouped(tokens)));
+    print(&format!("steps       {}", grouped(steps)));
+    if share > 2.0 {
+        tracing::warn!("{share:.1} % of all tokens are unknown: is this the vocabulary of this language?");
+    }
+}
+
+/// Prints one record.
+pub fn inspect(args: &CorpusInspectArgs) -> anyhow::Result<()> {
+    let record = Record::read(&args.file, args.index)?;
+    let tokenizer = args.sp_path.as_ref().map(Tokenizer::open).transpose()?;
+    let piece = |id: i32| tokenizer.as_ref().and_then(|t| t.piece(u32::try_from(id).ok()?)).unwrap_or("");
+    print(record.inspect(piece).trim_end());
+    Ok(())
+}

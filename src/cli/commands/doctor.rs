@@ -1,0 +1,54 @@
+//! `xlnet doctor`.
+
+use crate::backend::Device;
+use crate::cli::output::print;
+use crate::cli::size::bytes;
+
+/// Tells what this machine offers.
+pub fn run() -> anyhow::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    print(&format!("xlnet      {}", env!("CARGO_PKG_VERSION")));
+    print(&format!("cores      {cores}; threads in use {} (RAYON_NUM_THREADS)", rayon::current_num_threads()));
+    print(&format!("vectors    {}", vectors()));
+    match memory() {
+        Some((total, available)) => print(&format!("memory     {}, {} of it free", bytes(total), bytes(available))),
+        None => print("memory     unknown on this system"),
+    }
+    print("devices");
+    for device in [Device::Cpu, Device::Wgpu(0), Device::Cuda(0)] {
+        match device.resolve() {
+            Ok(_) => print(&format!("  {:<8} ready", device.to_string())),
+            Err(error) => print(&format!("  {:<8} missing: {error}", device.to_string())),
+        }
+    }
+    print(&format!("auto means {}", Device::Auto.resolve()?));
+    Ok(())
+}
+
+/// The widest instructions of this processor that are in use.
+fn vectors() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected;
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        match (avx2, is_x86_feature_detected!("avx512f")) {
+            (true, true) => "AVX-512, AVX2 with FMA",
+            (true, false) => "AVX2 with FMA; AVX-512 is not there",
+            (false, _) => "SSE2; AVX2 with FMA is not there, expect a fraction of the speed",
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        "those of the compiler's target"
+    }
+}
+
+/// Total and available memory in bytes, where Linux tells.
+fn memory() -> Option<(usize, usize)> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim_start_matches(':').split_whitespace().next()?.parse::<usize>().ok().map(|kib| kib << 10)
+    };
+    Some((value("MemTotal")?, value("MemAvailable")?))
+}

@@ -1,0 +1,18 @@
+//! One module for each command.
+
+pub mod corpus;
+pub mod demo;
+pub mod doctor;
+pub mod memory;
+pub mod pretrain;
+pub mod program;
+pub mod vocab;
+
+/// Prints completions for `shell`.
+pub fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    use clap::CommandFactory;
+    let mut text = vec![];
+    clap_complete::generate(shell, &mut super::args::Cli::command(), "xlnet", &mut text);
+    super::output::print(String::from_utf8_lossy(&text).trim_end());
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! The program `xlnet`: arguments, checked before work begins, and one module for each command.
+
+mod args;
+mod commands;
+mod flags;
+mod output;
+mod run;
+mod shape;
+mod size;
+
+pub use run::main;

@@ -1,0 +1,522 @@
+//! Settings of a pretraining run: one list of keys that a TOML file, the command line and the saved copy share.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::init::InitMethod;
+use super::schedule::{DecayMethod, Schedule};
+use super::step::{LayerDecay, OptimizerOptions};
+use crate::config::{FeedForwardActivation, XlnetConfig};
+use crate::model::{PositionDropout, Recompute};
+use crate::{Error, Result};
+
+/// What a key's value is, for reading it from a command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number.
+    Integer,
+    /// A number.
+    Number,
+    /// A word or a path.
+    Text,
+    /// Several of them, with commas in between.
+    List,
+}
+
+/// A key of [`RunConfig`].
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name in files, and as a flag.
+    pub name: &'static str,
+    /// What it means, with unit and default.
+    pub help: &'static str,
+    /// What its value is.
+    pub kind: Kind,
+}
+
+trait KeyType {
+    const KIND: Kind;
+}
+macro_rules! kinds {
+    ($($kind:ident: $($type:ty),+;)*) => { $($(impl KeyType for $type { const KIND: Kind = Kind::$kind; })+)* };
+}
+kinds! {
+    Bool: bool;
+    Integer: usize, u64, u32, i64;
+    Number: f64;
+    Text: String, PathBuf, DecayMethod, FeedForwardActivation, InitMethod, PositionDropout, Recompute;
+    List: Paths;
+}
+impl<T: KeyType> KeyType for Option<T> {
+    const KIND: Kind = T::KIND;
+}
+
+/// Directories, in a file as a list or as one string with commas.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "OneOrMany")]
+pub struct Paths(pub Vec<PathBuf>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<PathBuf>),
+}
+impl From<OneOrMany> for Paths {
+    fn from(from: OneOrMany) -> Self {
+        Paths(match from {
+            OneOrMany::One(text) => text.split(',').filter(|p| !p.is_empty()).map(PathBuf::from).collect(),
+            OneOrMany::Many(paths) => paths,
+        })
+    }
+}
+
+macro_rules! run_config {
+    ($($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr,)*) => {
+        /// Every setting of a pretraining run; a key that is absent has its default. Names are the original's flags
+        /// where it has the setting. "Of the records" means: as the data found in `record_info_dir` were made.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct RunConfig { $($(#[doc = $doc])+ pub $key: $type,)* }
+
+        impl Default for RunConfig {
+            fn default() -> Self {
+                RunConfig { $($key: $default,)* }
+            }
+        }
+
+        /// Every key of [`RunConfig`], in order.
+        pub const KEYS: &[Key] = &[
+            $(Key { name: stringify!($key), help: concat!($($doc),+), kind: <$type as KeyType>::KIND },)*
+        ];
+    };
+}
+
+run_config! {
+    /// Directories that hold record_info-*.json: `tfrecords` of a corpus; several with commas.
+    record_info_dir: Paths = Paths::default(),
+    /// Receives checkpoints, run.toml and, unless log_dir says otherwise, metrics.
+    model_dir: PathBuf = PathBuf::new(),
+    /// Starts from these weights: a Hugging Face directory or one of our checkpoints; only weights are read.
+    init_checkpoint: Option<PathBuf> = None,
+    /// Where to go on: auto (newest checkpoint of model_dir, if there is one), never, or a checkpoint's directory.
+    resume: String = "auto".into(),
+
+    /// Sequences of an update; of the records.
+    train_batch_size: Option<usize> = None,
+    /// Micro-batches of an update: less memory, the same result; divides train_batch_size.
+    accumulate: usize = 1,
+    /// Tokens of a sequence; of the records.
+    seq_len: Option<usize> = None,
+    /// Tokens of its first half, which memories keep; of the records.
+    reuse_len: Option<usize> = None,
+    /// Hidden states of earlier segments that each layer sees, in tokens; 0 for none.
+    mem_len: usize = 0,
+    /// Positions that are permuted together; divides both halves of a sequence; reuse_len when absent.
+    perm_size: Option<usize> = None,
+    /// Half of the sequences run backwards; of the records.
+    bi_data: Option<bool> = None,
+    /// Context around a predicted span of n tokens is n * mask_alpha / mask_beta tokens; of the records.
+    mask_alpha: Option<u32> = None,
+    /// See mask_alpha.
+    mask_beta: Option<u32> = None,
+    /// Predicted tokens of a sequence; of the records.
+    num_predict: Option<usize> = None,
+    /// Text was lower-cased; of the records.
+    uncased: Option<bool> = None,
+    /// Uses passes 0 to num_passes - 1 of the corpus; all when absent.
+    num_passes: Option<usize> = None,
+
+    /// Updates in all.
+    train_steps: u64 = 100_000,
+    /// Updates with a growing learning rate; the first one has rate 0.
+    warmup_steps: u64 = 0,
+    /// Highest learning rate.
+    learning_rate: f64 = 1e-4,
+    /// Last learning rate over highest.
+    min_lr_ratio: f64 = 0.001,
+    /// Shape of its decay: poly (a straight line) or cos.
+    decay_method: DecayMethod = DecayMethod::Poly,
+    /// Largest global norm of the gradient; 0 for no limit.
+    clip: f64 = 1.0,
+    /// 0 is Adam with bias correction, more is AdamWeightDecay without.
+    weight_decay: f64 = 0.0,
+    /// Added to the root of Adam's second moment.
+    adam_epsilon: f64 = 1e-8,
+
+    /// Sizes from a JSON file, the original's or Hugging Face's, instead of the keys that follow.
+    model_config_path: Option<PathBuf> = None,
+    /// Layers; 6 when absent.
+    n_layer: Option<usize> = None,
+    /// Width of hidden states; 32 when absent.
+    d_model: Option<usize> = None,
+    /// Attention heads; 4 when absent.
+    n_head: Option<usize> = None,
+    /// Width of a head; 8 when absent.
+    d_head: Option<usize> = None,
+    /// Width of the feed-forward layer; 32 when absent.
+    d_inner: Option<usize> = None,
+    /// Its activation: gelu, gelu_erf or relu; relu when absent.
+    ff_activation: Option<FeedForwardActivation> = None,
+    /// Each layer has attention biases of its own, as all released models do; false when absent.
+    untie_r: Option<bool> = None,
+    /// Size of the vocabulary; when absent that of the records, or 32000 where they do not tell.
+    n_token: Option<usize> = None,
+    /// Largest relative distance, in tokens; -1 for no limit.
+    clamp_len: i64 = -1,
+    /// Dropout of hidden states.
+    dropout: f64 = 0.0,
+    /// Dropout of attention probabilities.
+    dropatt: f64 = 0.0,
+    /// Whose positions share a dropout mask: shared (all sequences, fast) or per_row (as the original).
+    position_dropout: PositionDropout = PositionDropout::Shared,
+    /// What the backward pass computes again to save memory: none or layer.
+    recompute: Recompute = Recompute::None,
+    /// Distribution of initial weights: normal or uniform.
+    init: InitMethod = InitMethod::Normal,
+    /// Standard deviation of normal ones.
+    init_std: f64 = 0.02,
+    /// Bound of uniform ones.
+    init_range: f64 = 0.1,
+
+    /// auto, cpu, cpu:reference, wgpu[:n] or cuda[:n].
+    device: String = "auto".into(),
+    /// Of initial weights, permutations, file order and dropout.
+    seed: u64 = 0,
+
+    /// Updates between two lines of log; the original's default is 1000.
+    iterations: u64 = 100,
+    /// Updates between two checkpoints; there is always one at the end. The original has no default.
+    save_steps: u64 = 10_000,
+    /// Checkpoints kept; the original keeps all.
+    max_save: usize = 5,
+    /// Directories of held-out records; their loss is measured at every checkpoint.
+    eval_record_info_dir: Paths = Paths::default(),
+    /// Which split of them: train, dev or test.
+    eval_split: String = "dev".into(),
+    /// Batches of one measurement; 0 for all of them.
+    eval_steps: u64 = 16,
+    /// Receives metrics.jsonl, loss.svg and events for TensorBoard; model_dir when absent.
+    log_dir: Option<PathBuf> = None,
+    /// Writes events for TensorBoard.
+    tensorboard: bool = true,
+}
+
+/// A flag of the original that changes nothing here.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadKey {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value is.
+    pub kind: Kind,
+    /// Why it changes nothing.
+    pub why: &'static str,
+}
+
+const fn dead(name: &'static str, kind: Kind, why: &'static str) -> DeadKey {
+    DeadKey { name, kind, why }
+}
+
+/// Flags of the original that are accepted with a warning.
+pub const DEAD_KEYS: &[DeadKey] = &[
+    dead("d_embed", Kind::Text, "embeddings are always d_model wide, in the original too"),
+    dead("summary_type", Kind::Text, "pretraining has no sequence summary"),
+    dead("same_length", Kind::Bool, "it has no effect on attention in both directions"),
+    dead("track_mean", Kind::Bool, "the original never reads it"),
+    dead("use_bfloat16", Kind::Bool, "arithmetic is 32-bit"),
+    dead("use_tpu", Kind::Bool, "there is no TPU backend; see device"),
+    dead("num_core_per_host", Kind::Text, "one device does the work; record files tell their own layout"),
+    dead("num_hosts", Kind::Text, "one process does the work"),
+    dead("master", Kind::Text, "there is no TPU backend"),
+    dead("tpu", Kind::Text, "there is no TPU backend"),
+    dead("tpu_zone", Kind::Text, "there is no TPU backend"),
+    dead("tpu_job_name", Kind::Text, "there is no TPU backend"),
+    dead("gcp_project", Kind::Text, "there is no TPU backend"),
+];
+
+impl Key {
+    /// The key called `name`.
+    pub fn find(name: &str) -> Option<&'static Key> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+    /// Reads a value as it stands on a command line; `none` is no value.
+    ///
+    /// # Errors
+    /// When it is of another kind.
+    pub fn parse(&self, text: &str) -> Result<Option<Value>> {
+        let wrong = |expected: &str| Error::config(format!("{} must be {expected}, but is {text:?}", self.name));
+        if text.eq_ignore_ascii_case("none") && self.name != "recompute" {
+            return Ok(None);
+        }
+        Ok(Some(match self.kind {
+            Kind::Bool => match text.to_ascii_lowercase().as_str() {
+                "true" | "t" | "1" | "yes" => true.into(),
+                "false" | "f" | "0" | "no" => false.into(),
+                _ => return Err(wrong("true or false")),
+            },
+            Kind::Integer => text.replace('_', "").parse::<i64>().map_err(|_| wrong("a whole number"))?.into(),
+            Kind::Number => text.parse::<f64>().map_err(|_| wrong("a number"))?.into(),
+            Kind::Text | Kind::List => text.into(),
+        }))
+    }
+    /// The value it has when nobody sets it, as text; `None` where it is derived.
+    pub fn default_text(&self) -> Option<String> {
+        let defaults = Table::try_from(RunConfig::default()).ok()?;
+        match defaults.get(self.name)? {
+            Value::String(text) if text.is_empty() => None,
+            Value::String(text) => Some(text.clone()),
+            Value::Array(list) if list.is_empty() => None,
+            value => Some(value.to_string()),
+        }
+    }
+}
+
+/// Refuses a key that does not exist and names those that look like it.
+fn unknown(key: &str) -> Error {
+    let names = KEYS.iter().map(|k| k.name).chain(DEAD_KEYS.iter().map(|k| k.name));
+    let mut near: Vec<(f64, &str)> = names.map(|name| (strsim::jaro_winkler(key, name), name)).collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let near: Vec<&str> = near.iter().take_while(|n| n.0 > 0.8).take(3).map(|n| n.1).collect();
+    let advice = match near[..] {
+        [] => "see `xlnet pretrain --help` for all keys".into(),
+        _ => format!("did you mean {}?", near.join(" or ")),
+    };
+    Error::config(format!("unknown key {key}: {advice}"))
+}
+
+/// Toml's messages span lines; ours are sentences.
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl RunConfig {
+    /// Merges a file and flags, which win, over the defaults.
+    ///
+    /// # Errors
+    /// When the file cannot be read, a key is unknown, or a value is of the wrong kind.
+    pub fn load(file: Option<&Path>, flags: Table) -> Result<Self> {
+        let mut table = match file {
+            Some(path) => read_table(path)?,
+            None => Table::new(),
+        };
+        for (key, value) in flags {
+            table.insert(key, value);
+        }
+        table.retain(|key, _| match DEAD_KEYS.iter().find(|dead| dead.name == key) {
+            Some(dead) => {
+                tracing::warn!("{key} is ignored: {}", dead.why);
+                false
+            }
+            None => true,
+        });
+        Self::from_table(file, table)
+    }
+    fn from_table(file: Option<&Path>, table: Table) -> Result<Self> {
+        let fail = |message: String| match file {
+            Some(path) => Error::data(path, message),
+            None => Error::config(message),
+        };
+        if let Some(key) = table.keys().find(|key| Key::find(key).is_none()) {
+            return Err(fail(unknown(key).to_string()));
+        }
+        // Key by key, so that the sentence can name the key.
+        for (key, value) in &table {
+            let one = Table::from_iter([(key.clone(), value.clone())]);
+            one.try_into::<RunConfig>().map_err(|e| fail(format!("{key}: {}", one_line(e.message()))))?;
+        }
+        table.try_into().map_err(|e: toml::de::Error| fail(one_line(e.message())))
+    }
+    /// The settings as a TOML file.
+    ///
+    /// # Errors
+    /// Never for a configuration that was read.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::config(format!("these settings cannot be written: {e}")))
+    }
+
+    /// Checks every setting that needs no look at the data.
+    ///
+    /// # Errors
+    /// A sentence that names the key.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::config(what));
+        if self.record_info_dir.0.is_empty() {
+            return refuse("record_info_dir is missing: name the directory tfrecords of a corpus".into());
+        }
+        if self.model_dir.as_os_str().is_empty() {
+            return refuse("model_dir is missing: name the directory for checkpoints".into());
+        }
+        for (key, value) in [
+            ("train_steps", self.train_steps),
+            ("iterations", self.iterations),
+            ("save_steps", self.save_steps),
+            ("max_save", self.max_save as u64),
+            ("accumulate", self.accumulate as u64),
+        ] {
+            if value == 0 {
+                return refuse(format!("{key} must be at least 1, but is 0"));
+            }
+        }
+        for (key, rate) in [("dropout", self.dropout), ("dropatt", self.dropatt)] {
+            if !(0.0..1.0).contains(&rate) {
+                return refuse(format!("{key} must be at least 0 and below 1, but is {rate}"));
+            }
+        }
+        for (key, value) in [
+            ("clip", self.clip),
+            ("weight_decay", self.weight_decay),
+            ("adam_epsilon", self.adam_epsilon),
+            ("init_std", self.init_std),
+            ("init_range", self.init_range),
+        ] {
+            if !(value.is_finite() && value >= 0.0) {
+                return refuse(format!("{key} must be a number of at least 0, but is {value}"));
+            }
+        }
+        self.schedule().validate()?;
+        self.eval_split.parse::<crate::data::record_info::Split>()?;
+        self.device.parse::<crate::backend::Device>()?.resolve()?;
+        Ok(())
+    }
+
+    /// Learning rate by step.
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            learning_rate: self.learning_rate,
+            warmup_steps: self.warmup_steps,
+            train_steps: self.train_steps,
+            min_lr_ratio: self.min_lr_ratio,
+            decay_method: self.decay_method,
+        }
+    }
+    /// The optimiser.
+    pub fn optimizer(&self) -> OptimizerOptions {
+        OptimizerOptions {
+            schedule: self.schedule(),
+            clip: self.clip as f32,
+            weight_decay: self.weight_decay as f32,
+            adam_epsilon: self.adam_epsilon as f32,
+            beta1: 0.9,
+            beta2: 0.999,
+            lr_layer_decay_rate: 1.0,
+            layer_decay: LayerDecay::Gradient,
+        }
+    }
+    /// Sizes of the model; `vocabulary` is the size of the records' vocabulary, where known.
+    ///
+    /// # Errors
+    /// When `model_config_path` cannot be read or contradicts a key, or sizes make no model.
+    pub fn model(&self, vocabulary: Option<usize>) -> Result<XlnetConfig> {
+        let Some(path) = &self.model_config_path else {
+            let model = XlnetConfig {
+                n_layer: self.n_layer.unwrap_or(6),
+                d_model: self.d_model.unwrap_or(32),
+                n_head: self.n_head.unwrap_or(4),
+                d_head: self.d_head.unwrap_or(8),
+                d_inner: self.d_inner.unwrap_or(32),
+                ff_activation: self.ff_activation.unwrap_or(FeedForwardActivation::Relu),
+                untie_r: self.untie_r.unwrap_or(false),
+                n_token: self.n_token.or(vocabulary).unwrap_or(32_000),
+            };
+            model.validate()?;
+            return Ok(model);
+        };
+        let model = XlnetConfig::read(path)?;
+        let number = |key, set: Option<usize>, there: usize| (key, set.map(|v| v.to_string()), there.to_string());
+        let pairs = [
+            number("n_layer", self.n_layer, model.n_layer),
+            number("d_model", self.d_model, model.d_model),
+            number("n_head", self.n_head, model.n_head),
+            number("d_head", self.d_head, model.d_head),
+            number("d_inner", self.d_inner, model.d_inner),
+            number("n_token", self.n_token, model.n_token),
+            ("untie_r", self.untie_r.map(|v| v.to_string()), model.untie_r.to_string()),
+            ("ff_activation", self.ff_activation.map(|v| format!("{v:?}")), format!("{:?}", model.ff_activation)),
+        ];
+        for (key, set, there) in pairs {
+            if let Some(set) = set.filter(|set| *set != there) {
+                return Err(Error::data(
+                    path,
+                    format!("{key} is {there} here, but {set} is asked for; drop one of both"),
+                ));
+            }
+        }
+        Ok(model)
+    }
+}
+
+fn read_table(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    text.parse().map_err(|e: toml::de::Error| {
+        let line = e.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        Error::data(path, format!("line {line} is not TOML: {}", one_line(e.message())))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> Table {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.toml");
+        std::fs::write(&path, "learning_rate = 1\nn_layer = 2\nrecord_info_dir = \"a,b\"\nd_embed = 3\n").unwrap();
+        let config = RunConfig::load(Some(&path), table("n_layer = 3")).unwrap();
+        assert_eq!((config.learning_rate, config.n_layer), (1.0, Some(3)));
+        assert_eq!(config.record_info_dir.0, [PathBuf::from("a"), PathBuf::from("b")]);
+    }
+    #[test]
+    fn saved_settings_are_read_back() {
+        let mut config = RunConfig { num_predict: Some(21), dropout: 0.1, ..RunConfig::default() };
+        config.record_info_dir = Paths(vec!["x y".into()]);
+        let text = config.to_toml().unwrap();
+        assert!(text.contains("dropout = 0.1\n"), "{text}");
+        assert_eq!(RunConfig::load(None, table(&text)).unwrap(), config);
+    }
+    #[test]
+    fn unknown_keys_name_near_ones() {
+        let says = |text: &str| RunConfig::load(None, table(text)).unwrap_err().to_string();
+        assert!(says("learning_rat = 1").contains("did you mean learning_rate"), "{}", says("learning_rat = 1"));
+        assert!(says("zzz = 1").contains("--help"));
+        assert!(says("n_layer = \"six\"").starts_with("n_layer: "));
+        assert!(says("n_layer = -1").starts_with("n_layer: "));
+    }
+    #[test]
+    fn wrong_toml_names_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.toml");
+        std::fs::write(&path, "n_layer = 2\nd_model = = 3\n").unwrap();
+        let sentence = RunConfig::load(Some(&path), Table::new()).unwrap_err().to_string();
+        assert!(sentence.contains("line 2 is not TOML") && !sentence.contains('\n'), "{sentence}");
+    }
+    #[test]
+    fn every_key_has_help_and_reads_its_default() {
+        let defaults = Table::try_from(RunConfig::default()).unwrap();
+        for key in KEYS {
+            assert!(key.help.trim().ends_with('.'), "{}", key.name);
+            if let Some(text) = key.default_text() {
+                let value = key.parse(&text).unwrap();
+                assert_eq!(value.as_ref(), defaults.get(key.name), "{}", key.name);
+            }
+        }
+    }
+    #[test]
+    fn a_model_file_must_agree() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, serde_json::to_string(&XlnetConfig::base()).unwrap()).unwrap();
+        let mut config = RunConfig { model_config_path: Some(path), ..RunConfig::default() };
+        assert_eq!(config.model(Some(7)).unwrap(), XlnetConfig::base());
+        config.n_layer = Some(3);
+        assert!(config.model(None).unwrap_err().to_string().contains("n_layer is 12 here, but 3"));
+    }
+}

@@ -1,0 +1,174 @@
+//! A pretraining run that was checked against its data, before any work.
+
+use super::run_config::RunConfig;
+use super::step::{Objective, OptimizerOptions, StepOptions};
+use crate::backend::Device;
+use crate::config::XlnetConfig;
+use crate::data::loader::LoaderOptions;
+use crate::data::permutation::check_perm_size;
+use crate::data::record_info::{RecordInfo, RecordQuery, RecordSet, RecordSettings};
+use crate::model::{MaskKind, QueryKind, TransformerOptions};
+use crate::tensor::DType;
+use crate::{Error, Result};
+
+/// Everything a run needs, decided.
+#[derive(Clone, Debug)]
+pub struct RunPlan {
+    /// The settings with every derived value filled in; what is saved beside checkpoints.
+    pub config: RunConfig,
+    /// Sizes of the model.
+    pub model: XlnetConfig,
+    /// Where it runs.
+    pub device: Device,
+    /// Training data.
+    pub records: RecordSet,
+    /// Held-out data.
+    pub held_out: Option<RecordSet>,
+}
+
+impl RunPlan {
+    /// Finds the data and checks that everything fits together.
+    ///
+    /// # Errors
+    /// A sentence that names the setting or file that does not fit, and what would.
+    pub fn new(mut config: RunConfig) -> Result<Self> {
+        config.validate()?;
+        let device = config.device.parse::<Device>()?.resolve()?;
+        let query = RecordQuery {
+            bsz: config.train_batch_size,
+            seq_len: config.seq_len,
+            reuse_len: config.reuse_len,
+            uncased: config.uncased,
+            bi_data: config.bi_data,
+            mask_alpha: config.mask_alpha,
+            mask_beta: config.mask_beta,
+            num_predict: config.num_predict.map(Some),
+            num_passes: config.num_passes,
+            ..RecordQuery::default()
+        };
+        let records = RecordSet::find(&config.record_info_dir.0, &query)?;
+        let settings = &records.settings;
+        let reuse_len = settings.reuse_len.unwrap_or(settings.seq_len / 2);
+        let perm_size = config.perm_size.unwrap_or(reuse_len);
+        check_perm_size(perm_size, reuse_len, settings.seq_len)?;
+        check_batch(settings, config.accumulate)?;
+        let model = config.model(vocabulary_size(&records)?)?;
+
+        config.train_batch_size = Some(settings.bsz);
+        config.seq_len = Some(settings.seq_len);
+        config.reuse_len = Some(reuse_len);
+        config.perm_size = Some(perm_size);
+        config.uncased = Some(settings.uncased);
+        config.bi_data = Some(settings.bi_data);
+        config.mask_alpha = Some(settings.mask_alpha);
+        config.mask_beta = Some(settings.mask_beta);
+        config.num_predict = settings.num_predict;
+        config.n_token = Some(model.n_token);
+        if config.model_config_path.is_none() {
+            config.n_layer = Some(model.n_layer);
+            config.d_model = Some(model.d_model);
+            config.n_head = Some(model.n_head);
+            config.d_head = Some(model.d_head);
+            config.d_inner = Some(model.d_inner);
+            config.ff_activation = Some(model.ff_activation);
+            config.untie_r = Some(model.untie_r);
+        }
+        let held_out = held_out(&config, &records)?;
+        Ok(RunPlan { config, model, device, records, held_out })
+    }
+
+    /// How training data are read.
+    pub fn loader(&self) -> LoaderOptions {
+        LoaderOptions {
+            perm_size: self.config.perm_size,
+            seed: self.config.seed,
+            vocab_size: Some(self.model.n_token),
+            ..LoaderOptions::default()
+        }
+    }
+    /// The training step's program.
+    pub fn step_options(&self) -> StepOptions {
+        step_options(&self.config, &self.records.settings, self.config.accumulate, Some(self.config.optimizer()))
+    }
+    /// The program that measures held-out loss: no dropout, no gradients, one batch at a time.
+    pub fn eval_options(&self) -> Option<StepOptions> {
+        self.held_out.as_ref().map(|set| step_options(&self.config, &set.settings, 1, None))
+    }
+    /// Input tokens of an update.
+    pub fn tokens_per_step(&self) -> u64 {
+        (self.records.settings.bsz * self.records.settings.seq_len) as u64
+    }
+}
+
+/// Program options for batches of `settings`.
+fn step_options(
+    config: &RunConfig,
+    settings: &RecordSettings,
+    accumulate: usize,
+    optimizer: Option<OptimizerOptions>,
+) -> StepOptions {
+    let training = optimizer.is_some();
+    let rate = |rate: f64| if training { rate as f32 } else { 0.0 };
+    let transformer = TransformerOptions {
+        batch: settings.bsz / accumulate,
+        length: settings.seq_len,
+        memory: config.mem_len,
+        mem_len: config.mem_len,
+        reuse_len: Some(settings.reuse_len.unwrap_or(settings.seq_len / 2)),
+        clamp_len: usize::try_from(config.clamp_len).ok().filter(|&n| n > 0),
+        bi_data: settings.bi_data,
+        mask: MaskKind::Ranks,
+        query: settings.num_predict.map_or(QueryKind::All, QueryKind::Targets),
+        dropout: rate(config.dropout),
+        dropatt: rate(config.dropatt),
+        position_dropout: config.position_dropout,
+        recompute: config.recompute,
+        ..TransformerOptions::default()
+    };
+    StepOptions { transformer, objective: Objective::LanguageModel, accumulate, float: DType::F32, optimizer }
+}
+
+fn check_batch(settings: &RecordSettings, accumulate: usize) -> Result<()> {
+    let bsz = settings.bsz;
+    if !bsz.is_multiple_of(accumulate) {
+        let divisors: Vec<String> = (1..=bsz).filter(|d| bsz.is_multiple_of(*d)).map(|d| d.to_string()).collect();
+        let divisors = divisors.join(", ");
+        return Err(Error::config(format!(
+            "accumulate must divide the batch of {bsz} sequences ({divisors}), but is {accumulate}"
+        )));
+    }
+    if settings.bi_data && !bsz.is_multiple_of(2) {
+        return Err(Error::config(format!("bi_data needs an even train_batch_size, but the records have {bsz}")));
+    }
+    Ok(())
+}
+
+/// Size of the vocabulary that our corpus builder noted; the original notes it in a file we do not need.
+fn vocabulary_size(records: &RecordSet) -> Result<Option<usize>> {
+    let Some(files) = records.files.first() else { return Ok(None) };
+    let text = std::fs::read(&files.index).map_err(|e| Error::io("read", &files.index, e))?;
+    let info: RecordInfo = serde_json::from_slice(&text)
+        .map_err(|e| Error::data(&files.index, format!("it is not a record_info file: {e}; build the corpus again")))?;
+    Ok(info.xlnet.map(|made| made.vocab_size))
+}
+
+/// Held-out records may have a batch of their own; sequences must be like those of training.
+fn held_out(config: &RunConfig, records: &RecordSet) -> Result<Option<RecordSet>> {
+    let directories = &config.eval_record_info_dir.0;
+    if directories.is_empty() {
+        return Ok(None);
+    }
+    let query = RecordQuery {
+        split: config.eval_split.parse()?,
+        seq_len: Some(records.settings.seq_len),
+        reuse_len: records.settings.reuse_len,
+        uncased: Some(records.settings.uncased),
+        vocabulary_hash: records.vocabulary_hash.clone(),
+        ..RecordQuery::default()
+    };
+    let set = RecordSet::find(directories, &query)?;
+    if set.files.iter().any(|theirs| records.files.iter().any(|ours| ours.index == theirs.index)) {
+        tracing::warn!("some held-out records are training records too; their loss says little");
+    }
+    Ok(Some(set))
+}

@@ -1,0 +1,304 @@
+//! The program from outside: what it says when something is wrong, and that a stopped run goes on.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// Runs `xlnet` in `dir` with the words of `line`.
+fn xlnet(dir: &Path, line: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xlnet"));
+    command.current_dir(dir).env_remove("XLNET_LOG").args(line.split_whitespace());
+    command.output().expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[track_caller]
+fn succeeds(dir: &Path, line: &str) -> String {
+    let out = xlnet(dir, line);
+    assert!(out.status.success(), "{line}: {}\n{}", out.status, text(&out.stderr));
+    text(&out.stdout)
+}
+
+/// The command fails with `code` and one sentence that contains every one of `parts`.
+#[track_caller]
+fn fails(dir: &Path, line: &str, code: i32, parts: &[&str]) {
+    let out = xlnet(dir, line);
+    let stderr = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(code), "{line}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{line}: {stderr}");
+    assert!(stderr.starts_with("error: "), "{line}: {stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "{line}: no {part:?} in {stderr}");
+    }
+    if code == 1 {
+        assert_eq!(stderr.trim_end().lines().count(), 1, "{line}: {stderr}");
+    }
+}
+
+/// Token ids of made-up text with structure enough to be learnt: 40 documents of 20 lines.
+fn write_ids(dir: &Path) {
+    let line = |n: usize| (0..12).map(|i| (9 + (n * 7 + i * i) % 50).to_string()).collect::<Vec<_>>().join(" ");
+    let document = |d: usize| (0..20).map(|n| line(d + n)).collect::<Vec<_>>().join("\n");
+    let all = (0..40).map(document).collect::<Vec<_>>().join("\n\n");
+    std::fs::write(dir.join("ids.txt"), all).unwrap();
+}
+
+const BUILD: &str = "corpus build --input ids.txt --nofrom_raw_text --vocab_size 64 --save_dir corpus --bsz_per_host 4 \
+                     --seq_len 32 --nouncased";
+const TRAIN: &str = "pretrain --record_info_dir corpus/tfrecords --n_layer 2 --d_model 16 --n_head 2 --d_head 8 \
+                     --d_inner 32 --mem_len 16 --dropout 0.1 --dropatt 0.1 --learning_rate 0.01 --iterations 2 \
+                     --train_steps 6 --save_steps 3";
+
+/// A directory with a corpus.
+fn corpus() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    write_ids(dir.path());
+    succeeds(dir.path(), BUILD);
+    dir
+}
+
+fn files(dir: &Path, suffix: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().ends_with(suffix))
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn help_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    for line in
+        ["--help", "pretrain --help", "corpus build --help", "vocab train --help", "memory --help", "demo --help"]
+    {
+        let help = succeeds(dir.path(), line);
+        assert!(help.contains("xlnet") && help.contains("Usage"), "{help}");
+    }
+    assert!(succeeds(dir.path(), "completions bash").contains("pretrain"));
+    assert!(succeeds(dir.path(), "doctor").contains("cpu"));
+    assert!(succeeds(dir.path(), "program dump --batch 2 --seq-len 8").starts_with("phase backward"));
+    assert!(succeeds(dir.path(), "program plan --task squad --inference --batch 2 --seq-len 8").contains("parameters"));
+    assert!(succeeds(dir.path(), "memory --seq-len 8 --budget 2GiB").contains("largest batch in 2.00 GiB"));
+}
+
+#[test]
+fn wrong_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fails(dir, "pretrian", 2, &["pretrain"]);
+    fails(dir, "pretrain --learning_rat 1", 2, &["--learning_rate"]);
+    fails(dir, "pretrain --n_layer six", 2, &["n_layer must be a whole number", "six"]);
+    fails(dir, "memory --budget 16parsecs", 2, &["16parsecs"]);
+    fails(dir, "--log =,= doctor", 2, &["=,="]);
+    fails(dir, "memory --model enormous", 1, &["enormous", "base, large"]);
+    fails(dir, "memory --model absent.json", 1, &["absent.json"]);
+    fails(dir, "memory --accumulate 0", 1, &["accumulate"]);
+    fails(dir, "program dump --device tpu", 2, &["unknown device"]);
+    fails(dir, "program plan --device cuda --batch 1 --seq-len 8", 1, &["--device cpu"]);
+}
+
+#[test]
+fn wrong_input_of_vocabularies() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::fs::write(dir.join("short.txt"), "one line\n").unwrap();
+    std::fs::write(dir.join("spiece.model"), "kept").unwrap();
+    fails(dir, "vocab train --input absent.txt", 1, &["absent.txt"]);
+    fails(dir, "vocab train --input short.txt --vocab-size 9", 1, &["vocab_size must be more than 17"]);
+    fails(dir, "vocab train --input short.txt --output no/such/directory/m", 1, &["no/such/directory"]);
+    assert_eq!(std::fs::read(dir.join("spiece.model")).unwrap(), b"kept");
+    fails(dir, "vocab encode --model spiece.model text", 1, &["spiece.model"]);
+    fails(dir, "vocab encode --model absent.model text", 1, &["absent.model"]);
+}
+
+#[test]
+fn wrong_input_of_corpora() {
+    let dir = corpus();
+    let dir = dir.path();
+    let before = files(&dir.join("corpus/tfrecords"), "");
+    let bytes: Vec<_> = before.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    fails(dir, &BUILD.replace("ids.txt", "absent.txt"), 1, &["absent.txt"]);
+    fails(dir, &BUILD.replace("--input ids.txt", "--input_glob *.none"), 1, &["*.none"]);
+    fails(dir, &format!("{BUILD} --num_predict 33"), 1, &["num_predict", "33"]);
+    fails(dir, &format!("{BUILD} --reuse_len 10"), 1, &["reuse_len must be half of seq_len 32"]);
+    fails(dir, &BUILD.replace("--bsz_per_host 4", "--bsz_per_host 3"), 1, &["bsz_per_host", "bi_data"]);
+    fails(dir, &BUILD.replace("--seq_len 32", "--seq_len 32000"), 1, &["tokens"]);
+    fails(dir, "corpus build --input ids.txt", 2, &["--sp_path"]);
+    std::fs::write(dir.join("latin1.txt"), b"12 13\n\xe9\n").unwrap();
+    fails(dir, &BUILD.replace("ids.txt", "latin1.txt"), 1, &["latin1.txt", "UTF-8"]);
+    for (path, bytes) in before.iter().zip(bytes) {
+        assert_eq!(std::fs::read(path).unwrap(), bytes, "{}", path.display());
+    }
+    let records = &files(&dir.join("corpus/tfrecords"), ".tfrecords")[0];
+    assert!(succeeds(dir, &format!("corpus inspect {}", records.display())).contains('*'));
+    fails(dir, &format!("corpus inspect {} --index 1000000", records.display()), 1, &["no record 1000000"]);
+}
+
+#[test]
+fn wrong_settings_of_runs() {
+    let dir = corpus();
+    let dir = dir.path();
+    let train = |more: &str| format!("{TRAIN} --model_dir m {more}");
+    fails(dir, "pretrain absent.toml", 1, &["absent.toml"]);
+    std::fs::write(dir.join("broken.toml"), "n_layer = = 2\n").unwrap();
+    fails(dir, "pretrain broken.toml", 1, &["broken.toml", "line 1"]);
+    std::fs::write(dir.join("typo.toml"), "learning_rat = 2\n").unwrap();
+    fails(dir, "pretrain typo.toml", 1, &["typo.toml", "did you mean learning_rate"]);
+    fails(dir, "pretrain", 1, &["record_info_dir"]);
+    fails(dir, TRAIN, 1, &["model_dir"]);
+    fails(dir, &train("").replace("corpus/tfrecords", "absent"), 1, &["absent"]);
+    fails(dir, &train("").replace("corpus/tfrecords", "corpus"), 1, &["tfrecords"]);
+    fails(dir, &train("--num_predict 31"), 1, &["fnp-5", "num_predict is 5, not 31"]);
+    fails(dir, &train("--perm_size 5"), 1, &["perm_size 5"]);
+    fails(dir, &train("--accumulate 3"), 1, &["accumulate", "1, 2, 4"]);
+    fails(dir, &train("--train_batch_size 8"), 1, &["bsz is 4, not 8"]);
+    fails(dir, &train("--warmup_steps 6"), 1, &["warmup_steps"]);
+    fails(dir, &train("--n_token 20"), 1, &["token id"]);
+    fails(dir, &train("--init_checkpoint absent"), 1, &["absent"]);
+    fails(dir, &train("--resume absent"), 1, &["absent"]);
+    fails(dir, &train("--model_config_path absent.json"), 1, &["absent.json"]);
+    fails(dir, &train("--device cuda"), 1, &["cuda"]);
+    fails(dir, &train("--eval_record_info_dir corpus/tfrecords"), 1, &["split is train, not dev"]);
+    assert!(succeeds(dir, &train("--dry-run --d_embed 3 --nouse_tpu")).contains("seq_len = 32"));
+}
+
+#[test]
+fn damaged_records() {
+    let dir = corpus();
+    let dir = dir.path();
+    let records = &files(&dir.join("corpus/tfrecords"), ".tfrecords")[0];
+    let whole = std::fs::read(records).unwrap();
+    std::fs::write(records, &whole[..whole.len() - 100]).unwrap();
+    fails(dir, &format!("{TRAIN} --model_dir m"), 1, &["record "]);
+    let mut flipped = whole;
+    flipped[1000] ^= 4;
+    std::fs::write(records, flipped).unwrap();
+    fails(dir, &format!("{TRAIN} --model_dir m"), 1, &["record "]);
+}
+
+/// Step, loss, norm of the gradient, held-out loss.
+type Metrics = (u64, Option<f64>, Option<f64>, Option<f64>);
+
+/// Lines of metrics without what depends on the clock.
+fn losses(dir: &Path) -> Vec<Metrics> {
+    let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    let row = |line: &str| serde_json::from_str::<xlnet::train::metrics::Row>(line).unwrap();
+    text.lines().map(row).map(|row| (row.step, row.loss, row.gnorm, row.eval_loss)).collect()
+}
+
+#[test]
+fn a_resumed_run_is_the_same_run() {
+    let dir = corpus();
+    let dir = dir.path();
+    succeeds(dir, &BUILD.replace("corpus build", "corpus build --split dev"));
+    let eval = "--eval_record_info_dir corpus/tfrecords --eval_steps 2";
+    let straight = succeeds(dir, &format!("{TRAIN} {eval} --model_dir a"));
+    assert!(straight.contains("[2] | gnorm ") && straight.contains("[6] | gnorm "), "{straight}");
+    // Stopped after 3 of 6 updates, in the middle of a window of log.
+    std::fs::create_dir(dir.join("b")).unwrap();
+    let path = dir.join("a/step-3");
+    assert!(path.is_dir(), "{:?}", files(&dir.join("a"), ""));
+    let copy = Command::new("cp").arg("-r").arg(&path).arg(dir.join("b/step-3")).status().unwrap();
+    assert!(copy.success());
+    let resumed = succeeds(dir, &format!("{TRAIN} {eval} --model_dir b"));
+    assert!(resumed.contains("going on from b/step-3 at step 3"), "{resumed}");
+    for file in ["model.safetensors", "optimizer.safetensors", "memory.safetensors"] {
+        let [a, b] = ["a", "b"].map(|run| std::fs::read(dir.join(run).join("step-6").join(file)).unwrap());
+        assert!(a == b, "{file} differs");
+    }
+    let after = |run: &str| losses(&dir.join(run)).into_iter().filter(|row| row.0 > 3).collect::<Vec<_>>();
+    assert_eq!(after("a"), after("b"));
+    assert_eq!(after("a").len(), 3); // two lines of log, one of evaluation
+
+    for (run, count) in [("a", 1), ("b", 1)] {
+        let events = std::fs::read_dir(dir.join(run))
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("tfevents"));
+        assert_eq!(events.count(), count);
+        assert!(std::fs::read_to_string(dir.join(run).join("loss.svg")).unwrap().contains("held out"));
+    }
+    // The saved settings are a run's settings; a finished run has nothing to do.
+    let again = succeeds(dir, "pretrain a/run.toml");
+    assert!(again.contains("going on from a/step-6 at step 6") && !again.contains("gnorm"), "{again}");
+    // A checkpoint is a model to start from, and other runs do not overwrite it.
+    fails(dir, &format!("{TRAIN} --model_dir a --resume never"), 1, &["step-6", "resume = never"]);
+    fails(dir, &format!("{TRAIN} --model_dir a --resume a/step-3"), 1, &["later than step 3"]);
+    succeeds(dir, &format!("{TRAIN} --model_dir c --init_checkpoint a --train_steps 1 --tensorboard=false"));
+    assert!(losses(&dir.join("c"))[0].1.unwrap() < losses(&dir.join("a"))[0].1.unwrap());
+    fails(dir, &format!("{TRAIN} --model_dir a --d_inner 16 --train_steps 8"), 1, &["layer_1", "must be"]);
+}
+
+#[test]
+fn accumulation_computes_the_same_update() {
+    let dir = corpus();
+    let dir = dir.path();
+    let line = TRAIN.replace("--dropout 0.1 --dropatt 0.1", "");
+    for (run, micro) in [("one", 1), ("two", 2)] {
+        succeeds(dir, &format!("{line} --model_dir {run} --accumulate {micro} --recompute layer"));
+    }
+    for (one, two) in losses(&dir.join("one")).into_iter().zip(losses(&dir.join("two"))) {
+        assert!((one.1.unwrap() - two.1.unwrap()).abs() < 1e-4, "{one:?} {two:?}");
+    }
+}
+
+#[test]
+fn divergence_stops_with_a_sentence_and_keeps_the_checkpoint() {
+    let dir = corpus();
+    let dir = dir.path();
+    succeeds(dir, &format!("{TRAIN} --model_dir m"));
+    let line = format!("{TRAIN} --model_dir m --train_steps 60").replace("0.01", "1e30");
+    fails(dir, &line, 1, &["so training stops", "the last good checkpoint is m/step-"]);
+    assert!(dir.join("m/step-6/model.safetensors").is_file());
+}
+
+#[test]
+fn demo_in_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fails(dir, "demo", 1, &["there is no text here", "--input"]);
+    // Words in an order that a model can learn, enough of them for the demo's batches.
+    let line = |n: usize| {
+        (0..9).map(|i| format!("{}{}", ["ra", "to", "mi", "su"][(n + i) % 4], i * n % 7)).collect::<Vec<_>>().join(" ")
+    };
+    let all: String = (0..400).map(|n| line(n) + ".\n").collect();
+    std::fs::write(dir.join("notes.md"), all).unwrap();
+    let told = succeeds(dir, "demo --train-steps 2 --vocab-size 80");
+    for part in ["$ xlnet vocab train --input notes.md", "$ xlnet corpus build", "$ xlnet pretrain runs/demo/demo.toml"]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(dir.join("runs/demo/model/step-2/model.safetensors").is_file());
+    assert!(dir.join("runs/demo/model/loss.svg").is_file());
+    fails(dir, "demo", 1, &["runs/demo/model holds an earlier run"]);
+    let ids = succeeds(dir, "vocab encode --model runs/demo/spiece.model ra0");
+    assert_eq!(ids.lines().count(), 2, "{ids}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_saves_before_the_end() {
+    use std::io::{BufRead, BufReader};
+    let dir = corpus();
+    let dir = dir.path();
+    let line = format!("{TRAIN} --model_dir m").replace("--train_steps 6 ", "--train_steps 1000000 ");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_xlnet"))
+        .current_dir(dir)
+        .args(line.replace("--save_steps 3", "--save_steps 1000000").split_whitespace())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("gnorm")), "it trains");
+    assert!(Command::new("kill").arg("-INT").arg(child.id().to_string()).status().unwrap().success());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(rest.last().unwrap().starts_with("stopped; the same command goes on from m/step-"), "{rest:?}");
+    let saved = rest.iter().find_map(|line| line.strip_prefix("saved ")).expect("a checkpoint");
+    assert!(dir.join(saved).join("state.json").is_file());
+}
