@@ -72,9 +72,10 @@ pub struct RunFlags(pub toml::Table);
 impl Args for RunFlags {
     fn augment_args(command: Command) -> Command {
         let live = KEYS.iter().map(|key| {
+            let plain = key.help.trim().replace('`', "");
             let help = match key.default_text() {
-                Some(default) => format!("{} [default: {default}]", key.help.trim()),
-                None => key.help.trim().to_owned(),
+                Some(default) => format!("{plain} [default: {default}]"),
+                None => plain,
             };
             let arg =
                 Arg::new(key.name).long(key.name).help(help).help_heading("Keys of the run").allow_hyphen_values(true);

@@ -49,7 +49,7 @@ fn draw(
         ChartBuilder::on(&area).margin(16).x_label_area_size(40).y_label_area_size(56).build_cartesian_2d(x, y)?;
     chart
         .configure_mesh()
-        .light_line_style(WHITE)
+        .max_light_lines(1)
         .x_desc("step")
         .y_desc("loss, nats a predicted token")
         .x_label_formatter(&|x| format!("{x:.0}"))
@@ -62,7 +62,12 @@ fn draw(
             .label(*name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
     }
-    chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .draw()?;
     area.present()?;
     Ok(())
 }

@@ -99,7 +99,7 @@ fn settings(args: &DemoArgs, records: &Path) -> RunConfig {
         untie_r: Some(true),
         ff_activation: Some(crate::config::FeedForwardActivation::Gelu),
         iterations: (args.train_steps / 20).max(1),
-        save_steps: (args.train_steps / 3).max(1),
+        save_steps: args.train_steps.div_ceil(3).max(1),
         device: args.device.to_string(),
         ..RunConfig::default()
     }

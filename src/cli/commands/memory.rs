@@ -24,7 +24,7 @@ pub fn run(args: &MemoryArgs) -> anyhow::Result<()> {
         return table(args);
     }
     let config = shape::model(&args.model)?;
-    let budget = bytes(args.budget);
+    let budget = format!("{} ({}, f32)", bytes(args.budget), args.shape.device);
     match largest(&config, args.task, &args.shape, args.budget)? {
         Some(fit) => {
             print(&format!("largest batch in {budget}: {}", grouped(fit.batch as u64)));
@@ -155,8 +155,9 @@ fn group(name: &str) -> String {
 fn table(args: &MemoryArgs) -> anyhow::Result<()> {
     let task = format!("{:?}", args.task).to_lowercase();
     print(&format!(
-        "largest batch in {}, {task}, beside the original's (TensorFlow 1.13, one 16 GB card)\n",
-        bytes(args.budget)
+        "largest batch in {} ({}, f32), {task}, beside the original's (TensorFlow 1.13, one 16 GB card)\n",
+        bytes(args.budget),
+        args.shape.device
     ));
     print("model  tokens   here  original");
     for (name, limits) in PUBLISHED {
