@@ -14,9 +14,8 @@ use xlnet::config::XlnetConfig;
 use xlnet::model::TransformerOptions;
 use xlnet::model::heads::{SummaryOptions, SummaryType};
 use xlnet::tensor::DType;
-use xlnet::train::schedule::{DecayMethod, Schedule};
 use xlnet::train::session::Session;
-use xlnet::train::step::{LayerDecay, Objective, OptimizerOptions, StepOptions};
+use xlnet::train::step::{Objective, OptimizerOptions, StepOptions};
 
 /// Options after their names, with defaults.
 fn arguments() -> Result<HashMap<String, String>> {
@@ -55,23 +54,7 @@ fn main() -> Result<()> {
     };
     let rate = if train { 0.1 } else { 0.0 };
     let transformer = TransformerOptions { batch, length, dropout: rate, dropatt: rate, ..Default::default() };
-    let schedule = Schedule {
-        learning_rate: 1e-5,
-        warmup_steps: 0,
-        train_steps: 1000,
-        min_lr_ratio: 0.0,
-        decay_method: DecayMethod::Poly,
-    };
-    let optimizer = train.then_some(OptimizerOptions {
-        schedule,
-        clip: 1.0,
-        weight_decay: 0.0,
-        adam_epsilon: 1e-6,
-        beta1: 0.9,
-        beta2: 0.999,
-        lr_layer_decay_rate: 1.0,
-        layer_decay: LayerDecay::Gradient,
-    });
+    let optimizer = train.then(OptimizerOptions::default);
     let summary = SummaryOptions { kind: SummaryType::Last, projection: true };
     let objective = Objective::Classification { classes: 2, summary };
     let options = StepOptions { transformer, objective, accumulate: 1, float: DType::F32, optimizer };

@@ -1,5 +1,6 @@
 //! XLNet on hand-written kernels.
 
+mod atomic;
 mod error;
 
 pub use error::{Error, ErrorKind, Result};

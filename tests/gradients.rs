@@ -7,7 +7,7 @@ use xlnet::config::{FeedForwardActivation, XlnetConfig};
 use xlnet::model::heads::{SummaryOptions, SummaryType};
 use xlnet::model::{AttentionType, MaskKind, PositionDropout, QueryKind, Recompute, TransformerOptions};
 use xlnet::tensor::{DType, Role};
-use xlnet::train::schedule::{DecayMethod, Schedule};
+use xlnet::train::schedule::Schedule;
 use xlnet::train::session::Session;
 use xlnet::train::step::{LayerDecay, Objective, OptimizerOptions, StepOptions};
 
@@ -42,16 +42,9 @@ fn config(activation: FeedForwardActivation, untie_r: bool) -> XlnetConfig {
 }
 
 fn optimizer() -> OptimizerOptions {
-    let (min_lr_ratio, decay_method) = (0.0, DecayMethod::Poly);
     OptimizerOptions {
-        schedule: Schedule { learning_rate: 1e-2, warmup_steps: 0, train_steps: 10, min_lr_ratio, decay_method },
-        clip: 1.0,
-        weight_decay: 0.0,
-        adam_epsilon: 1e-6,
-        beta1: 0.9,
-        beta2: 0.999,
-        lr_layer_decay_rate: 1.0,
-        layer_decay: LayerDecay::Gradient,
+        schedule: Schedule { learning_rate: 1e-2, ..Schedule::default() },
+        ..OptimizerOptions::default()
     }
 }
 

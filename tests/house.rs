@@ -53,7 +53,8 @@ fn dependence_runs_one_way() {
         checked += 1;
         let text = fs::read_to_string(file).expect("a source file");
         for named in modules_named(&text) {
-            assert!(allowed.contains(&named), "{} names crate::{named}", relative.display());
+            let free = named == "atomic"; // files that appear whole or not at all: everyone's
+            assert!(free || allowed.contains(&named), "{} names crate::{named}", relative.display());
         }
     }
     assert!(checked > 20, "only {checked} files were checked");

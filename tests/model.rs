@@ -56,9 +56,9 @@ mod tiny_vectors {
     use xlnet::op::{Adam, Op};
     use xlnet::program::Builder;
     use xlnet::tensor::{DType, Role};
-    use xlnet::train::schedule::{DecayMethod, Schedule};
+    use xlnet::train::schedule::Schedule;
     use xlnet::train::session::Session;
-    use xlnet::train::step::{LayerDecay, Objective, OptimizerOptions, StepOptions};
+    use xlnet::train::step::{Objective, OptimizerOptions, StepOptions};
 
     const DEVICES: [Device; 2] = [Device::Cpu, Device::CpuReference];
 
@@ -76,17 +76,8 @@ mod tiny_vectors {
     }
 
     fn optimizer() -> OptimizerOptions {
-        let (warmup_steps, train_steps, decay_method) = (0, 10, DecayMethod::Poly);
-        OptimizerOptions {
-            schedule: Schedule { learning_rate: 0.01, warmup_steps, train_steps, min_lr_ratio: 1.0, decay_method },
-            clip: 0.0,
-            weight_decay: 0.0,
-            adam_epsilon: 1e-6,
-            beta1: 0.9,
-            beta2: 0.999,
-            lr_layer_decay_rate: 1.0,
-            layer_decay: LayerDecay::Gradient,
-        }
+        let schedule = Schedule { learning_rate: 0.01, min_lr_ratio: 1.0, ..Schedule::default() };
+        OptimizerOptions { schedule, clip: 0.0, adam_epsilon: 1e-6, ..OptimizerOptions::default() }
     }
 
     /// Our tensors' places in the original's variables, and the number of each variable in sorted order.

@@ -15,7 +15,7 @@ use xlnet::model::{MaskKind, QueryKind, TransformerOptions};
 use xlnet::tensor::DType;
 use xlnet::train::schedule::{DecayMethod, Schedule};
 use xlnet::train::session::Session;
-use xlnet::train::step::{LayerDecay, Objective, OptimizerOptions, StepOptions};
+use xlnet::train::step::{Objective, OptimizerOptions, StepOptions};
 use xlnet_testkit::golden::{self, Case};
 
 /// A case's settings, by the original's flag names.
@@ -61,10 +61,8 @@ impl Flags<'_> {
             clip: self.number("clip") as f32,
             weight_decay: self.number("weight_decay") as f32,
             adam_epsilon: self.number("adam_epsilon") as f32,
-            beta1: 0.9,
-            beta2: 0.999,
             lr_layer_decay_rate: self.number("lr_layer_decay_rate") as f32,
-            layer_decay: LayerDecay::Gradient,
+            ..OptimizerOptions::default()
         }
     }
 }

@@ -7,8 +7,7 @@ use crate::config::XlnetConfig;
 use crate::model::heads::{SummaryOptions, SummaryType};
 use crate::model::{MaskKind, QueryKind, Recompute, TransformerOptions};
 use crate::tensor::DType;
-use crate::train::schedule::{DecayMethod, Schedule};
-use crate::train::step::{LayerDecay, Objective, OptimizerOptions, StepOptions, StepProgram};
+use crate::train::step::{Objective, OptimizerOptions, StepOptions, StepProgram};
 use crate::{Error, Result};
 
 /// The model called `name`, or that of a file.
@@ -79,26 +78,11 @@ fn options(task: Task, shape: &ShapeArgs, batch: usize) -> Result<StepOptions> {
         Task::Squad => Objective::Span { answerable, answer_bias },
         Task::Race => Objective::Choice { choices: 4, summary },
     };
-    Ok(StepOptions { transformer, objective, accumulate, float: DType::F32, optimizer: (!inference).then(optimizer) })
-}
-
-/// Rates do not matter to a plan.
-fn optimizer() -> OptimizerOptions {
-    let schedule = Schedule {
-        learning_rate: 2e-5,
-        warmup_steps: 0,
-        train_steps: 1000,
-        min_lr_ratio: 0.0,
-        decay_method: DecayMethod::Poly,
-    };
-    OptimizerOptions {
-        schedule,
-        clip: 1.0,
-        weight_decay: 0.0,
-        adam_epsilon: 1e-6,
-        beta1: 0.9,
-        beta2: 0.999,
-        lr_layer_decay_rate: 1.0,
-        layer_decay: LayerDecay::Gradient,
-    }
+    Ok(StepOptions {
+        transformer,
+        objective,
+        accumulate,
+        float: DType::F32,
+        optimizer: (!inference).then(OptimizerOptions::default),
+    })
 }

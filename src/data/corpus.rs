@@ -12,7 +12,6 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::atomic::AtomicFile;
 use super::encode::Encode;
 use super::ngram_mask::{NgramMask, NgramUnit};
 use super::record::Record;
@@ -22,6 +21,7 @@ use super::special::{CLS, SEP, SMALLEST_VOCABULARY, UNK};
 use super::text::TextOptions;
 use super::tfrecord::append_record;
 use super::token_stream::{Reading, TokenStream};
+use crate::atomic::AtomicFile;
 use crate::{Error, Result};
 
 /// How a corpus is made; names and defaults are those of the original's flags.

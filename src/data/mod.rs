@@ -21,6 +21,5 @@ pub mod tfrecord;
 pub mod tokenizer;
 pub mod vocab;
 
-pub(crate) mod atomic;
 mod piece_table;
 mod token_stream;

@@ -9,37 +9,9 @@ use sentencepiece::SentencePieceProcessor;
 use sha2::{Digest, Sha256};
 
 use super::piece_table::PieceTable;
+use super::special;
 use super::text::is_digit;
 use crate::{Error, Result};
-
-/// Ids that are the same in every XLNet vocabulary.
-pub mod special {
-    /// `<unk>`: unknown pieces, and padding in fine-tuning.
-    pub const UNK: u32 = 0;
-    /// `<cls>`, the last token of a sequence.
-    pub const CLS: u32 = 3;
-    /// `<sep>`, the end of a segment.
-    pub const SEP: u32 = 4;
-    /// `<pad>`; reserved, never emitted.
-    pub const PAD: u32 = 5;
-    /// `<mask>`; reserved, never emitted.
-    pub const MASK: u32 = 6;
-    /// `<eod>`, the end of a document.
-    pub const EOD: u32 = 7;
-    /// `<eop>`, the end of a paragraph.
-    pub const EOP: u32 = 8;
-
-    /// All of the above by name.
-    pub const ALL: [(&str, u32); 7] = [
-        ("<unk>", UNK),
-        ("<cls>", CLS),
-        ("<sep>", SEP),
-        ("<pad>", PAD),
-        ("<mask>", MASK),
-        ("<eod>", EOD),
-        ("<eop>", EOP),
-    ];
-}
 
 /// The mark that SentencePiece puts in the place of a space.
 pub const SPACE_MARK: char = '▁';
@@ -213,7 +185,7 @@ impl Tokenizer {
     /// # Errors
     /// The first symbol that is missing or elsewhere.
     pub fn check_special_symbols(&self) -> Result<()> {
-        for (symbol, id) in special::ALL {
+        for (symbol, id) in special::ALL.map(|(symbol, id)| (symbol, id as u32)) {
             if self.piece(id) != Some(symbol) {
                 let got = self.piece(id).map_or("nothing".into(), |piece| format!("{piece:?}"));
                 return Err(Error::data(

@@ -10,6 +10,7 @@ use sentencepiece_train::quote_list;
 
 use super::piece_table::PieceTable;
 use super::text::{TextOptions, preprocess_text};
+use crate::atomic::temporary_beside;
 use crate::{Error, Result};
 
 /// Symbols that text cannot contain, in the order of their ids 3 to 7.
@@ -161,7 +162,7 @@ pub fn train_vocab(options: &VocabOptions, out_path: impl AsRef<Path>) -> Result
     options.validate()?;
     let out_path = out_path.as_ref();
     // Training takes long: see first whether its result can be written.
-    let mut out = create_beside(out_path)?;
+    let mut out = temporary_beside(out_path)?;
     let mut bytes = 0;
     for path in &options.inputs {
         bytes += std::fs::metadata(path).map_err(|source| Error::io("read", path, source))?.len();
@@ -214,15 +215,6 @@ pub fn train_vocab(options: &VocabOptions, out_path: impl AsRef<Path>) -> Result
         tracing::warn!(summary.too_long, summary.not_utf8, "some lines were left out or repaired");
     }
     Ok(summary)
-}
-
-/// A temporary file in the directory of `path`, readable like any other file once it is renamed.
-fn create_beside(path: &Path) -> Result<tempfile::NamedTempFile> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
-    builder.tempfile_in(directory).map_err(|source| Error::io("create", path, source))
 }
 
 /// The lines worth training on, over all files.

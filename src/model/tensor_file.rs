@@ -13,6 +13,7 @@ use tempfile::NamedTempFile;
 
 pub use safetensors::Dtype;
 
+use crate::atomic::temporary_beside;
 use crate::tensor::DType;
 use crate::{Error, Result};
 
@@ -182,28 +183,13 @@ pub fn write_tensor_file(
 /// Those of `body`, and when the disk refuses; the temporary file is gone then and an older file untouched.
 pub fn write_file(path: &Path, body: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<String> {
     let io = |e| Error::io("write", path, e);
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".tmp-");
-    public(&mut builder, 0o666);
-    let file = builder.tempfile_in(directory).map_err(io)?;
+    let file = temporary_beside(path)?;
     let mut out = BufWriter::with_capacity(1 << 20, Hashing { file, hash: Sha256::new() });
     body(&mut out)?;
     let Hashing { file, hash } = out.into_inner().map_err(|e| io(e.into_error()))?;
     file.as_file().sync_all().map_err(io)?;
     file.persist(path).map_err(|e| io(e.error))?;
     Ok(format!("{:x}", hash.finalize()))
-}
-
-/// Lets the user's umask decide who may read the result; temporary files are private by default.
-pub fn public(builder: &mut tempfile::Builder<'_, '_>, mode: u32) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(mode));
-    }
-    #[cfg(not(unix))]
-    let _ = (builder, mode);
 }
 
 /// SHA-256 of a file, in hexadecimal.

@@ -17,12 +17,11 @@ use std::path::{Path, PathBuf};
 
 use super::state::{FORMAT_VERSION, StateFile, TrainState};
 use super::step::StepProgram;
+use crate::atomic::public;
 use crate::backend::Executor;
 use crate::config::XlnetConfig;
 use crate::model::hugging_face::{CONFIG_FILE, HuggingFaceSettings, WEIGHTS_FILE, stored_names, write_config};
-use crate::model::tensor_file::{
-    TensorEntry, TensorFile, hash_file, public, stored_dtype, write_file, write_tensor_file,
-};
+use crate::model::tensor_file::{TensorEntry, TensorFile, hash_file, stored_dtype, write_file, write_tensor_file};
 use crate::tensor::TensorId;
 use crate::{Error, Result};
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::session::StepResult;
 use super::tensorboard::EventWriter;
-use crate::data::atomic::AtomicFile;
+use crate::atomic::AtomicFile;
 use crate::{Error, Result};
 
 /// Losses since the last line of log; saved with checkpoints, so that a line after a resume is the same.

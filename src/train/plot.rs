@@ -5,7 +5,7 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use super::metrics::Row;
-use crate::data::atomic::AtomicFile;
+use crate::atomic::AtomicFile;
 use crate::{Error, Result};
 
 const SIZE: (u32, u32) = (960, 540); // pixels

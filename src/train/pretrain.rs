@@ -7,7 +7,7 @@ use super::metrics::{MetricsWriter, Row, Speed, Window, row};
 use super::run_plan::RunPlan;
 use super::session::{Session, StepResult};
 use super::start;
-use crate::data::atomic::AtomicFile;
+use crate::atomic::AtomicFile;
 use crate::data::loader::{Loader, LoaderOptions, Position};
 use crate::{Error, Result};
 

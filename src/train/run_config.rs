@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use super::init::InitMethod;
 use super::schedule::{DecayMethod, Schedule};
-use super::step::{LayerDecay, OptimizerOptions};
+use super::step::OptimizerOptions;
 use crate::config::{FeedForwardActivation, XlnetConfig};
 use crate::model::{PositionDropout, Recompute};
 use crate::{Error, Result};
@@ -400,10 +400,7 @@ impl RunConfig {
             clip: self.clip as f32,
             weight_decay: self.weight_decay as f32,
             adam_epsilon: self.adam_epsilon as f32,
-            beta1: 0.9,
-            beta2: 0.999,
-            lr_layer_decay_rate: 1.0,
-            layer_decay: LayerDecay::Gradient,
+            ..OptimizerOptions::default()
         }
     }
     /// Sizes of the model; `vocabulary` is the size of the records' vocabulary, where known.

@@ -30,6 +30,14 @@ pub struct Schedule {
     pub decay_method: DecayMethod,
 }
 
+impl Default for Schedule {
+    /// The original's defaults for pretraining.
+    fn default() -> Self {
+        let (warmup_steps, train_steps, decay_method) = (0, 100_000, DecayMethod::Poly);
+        Schedule { learning_rate: 1e-4, warmup_steps, train_steps, min_lr_ratio: 0.001, decay_method }
+    }
+}
+
 impl Schedule {
     /// Checks the settings.
     ///

@@ -105,6 +105,22 @@ pub struct OptimizerOptions {
     pub layer_decay: LayerDecay,
 }
 
+impl Default for OptimizerOptions {
+    /// The original's defaults for pretraining: Adam, clipped at norm 1.
+    fn default() -> Self {
+        OptimizerOptions {
+            schedule: Schedule::default(),
+            clip: 1.0,
+            weight_decay: 0.0,
+            adam_epsilon: 1e-8,
+            beta1: 0.9,
+            beta2: 0.999,
+            lr_layer_decay_rate: 1.0,
+            layer_decay: LayerDecay::Gradient,
+        }
+    }
+}
+
 impl OptimizerOptions {
     /// Values of the `hyper` input of [`Adam`] for the update that follows `step` updates.
     pub fn hyper(&self, step: u64) -> [f64; Adam::HYPER_LEN] {

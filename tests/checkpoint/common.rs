@@ -17,8 +17,7 @@ use xlnet::program::{Plan, Program};
 use xlnet::tensor::{DType, TensorId};
 use xlnet::train::init::{InitOptions, initialize};
 use xlnet::train::load::download_weights;
-use xlnet::train::schedule::{DecayMethod, Schedule};
-use xlnet::train::step::{LayerDecay, Objective, OptimizerOptions, StepOptions, StepProgram};
+use xlnet::train::step::{Objective, OptimizerOptions, StepOptions, StepProgram};
 use xlnet::{Error, Result};
 
 /// Holds bytes, computes nothing.
@@ -101,23 +100,7 @@ pub fn build_as(config: &XlnetConfig, objective: Objective, training: bool, floa
     let query = if language_model { QueryKind::Targets(2) } else { QueryKind::None };
     let memory = if language_model { 3 } else { 0 };
     let transformer = TransformerOptions { batch: 2, length: 6, memory, mem_len: memory, query, ..Default::default() };
-    let schedule = Schedule {
-        learning_rate: 1e-3,
-        warmup_steps: 0,
-        train_steps: 10,
-        min_lr_ratio: 0.0,
-        decay_method: DecayMethod::Poly,
-    };
-    let optimizer = training.then_some(OptimizerOptions {
-        schedule,
-        clip: 1.0,
-        weight_decay: 0.0,
-        adam_epsilon: 1e-8,
-        beta1: 0.9,
-        beta2: 0.999,
-        lr_layer_decay_rate: 1.0,
-        layer_decay: LayerDecay::Gradient,
-    });
+    let optimizer = training.then(OptimizerOptions::default);
     let options = StepOptions { transformer, objective, accumulate: 1, float, optimizer };
     StepProgram::build(config, &options).expect("a program")
 }

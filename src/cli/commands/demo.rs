@@ -106,7 +106,7 @@ fn settings(args: &DemoArgs, records: &Path) -> RunConfig {
 }
 
 fn write(path: &Path, config: &RunConfig) -> crate::Result<()> {
-    let mut file = crate::data::atomic::AtomicFile::create(path)?;
+    let mut file = crate::atomic::AtomicFile::create(path)?;
     file.append(config.to_toml()?.as_bytes())?;
     file.commit()
 }
