@@ -65,6 +65,9 @@ fn session(
 
 fn upload(session: &mut Session, case: &Case, ids: &str) -> Result<()> {
     session.input_i32("input_ids", &case.i32(ids))?;
+    let batch = session.options().transformer.batch;
+    let direction: Vec<i32> = (0..batch).map(|row| i32::from(row >= batch / 2)).collect();
+    session.input_i32("direction", &direction)?; // used by models with bi_data only
     if case.tensors.contains_key("token_type_ids") {
         session.input_i32("segment_ids", &case.i32("token_type_ids"))?;
     }
@@ -146,7 +149,13 @@ fn language_model(model: &HuggingFaceModel, case: &Case, device: Device, report:
         ..options(model, case, "input_ids")
     };
     let words = length.div_ceil(32);
-    let hidden = case.f32("perm_mask");
+    let mut hidden = case.f32("perm_mask"); // [B, L, L]
+    if case.tensors.contains_key("attention_mask") {
+        let real = case.f32("attention_mask"); // [B, L]
+        for (i, hidden) in hidden.iter_mut().enumerate() {
+            *hidden += 1.0 - real[i / (length * length) * length + i % length];
+        }
+    }
     let mut bits = vec![0u32; hidden.len() / length * words];
     for (i, &hidden) in hidden.iter().enumerate() {
         bits[i / length * words + i % length / 32] |= u32::from(hidden > 0.0) << (i % length % 32);
