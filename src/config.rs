@@ -267,3 +267,60 @@ impl HuggingFaceConfig {
 
 /// Epsilon of every layer norm of the original.
 pub const LAYER_NORM_EPS: f32 = 1e-12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORIGINAL: &str = r#"{"d_head": 64, "d_inner": 3072, "d_model": 768, "ff_activation": "gelu", "n_head": 12,
+        "n_layer": 12, "n_token": 32000, "untie_r": true}"#;
+    const HUGGING_FACE: &str = r#"{"model_type": "xlnet", "vocab_size": 32000, "d_model": 768, "n_layer": 12,
+        "n_head": 12, "d_inner": 3072, "ff_activation": "gelu", "transformers_version": "5.0.0"}"#;
+
+    fn read(text: &str) -> Result<XlnetConfig> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("a write");
+        XlnetConfig::read(file.path())
+    }
+
+    #[test]
+    fn both_published_forms() {
+        assert_eq!(read(ORIGINAL).expect("the original's"), XlnetConfig::base());
+        // The same word means another function there.
+        let erf = XlnetConfig { ff_activation: FeedForwardActivation::GeluErf, ..XlnetConfig::base() };
+        assert_eq!(read(HUGGING_FACE).expect("Hugging Face's"), erf);
+        let tanh = HUGGING_FACE.replace("\"gelu\"", "\"gelu_new\"");
+        assert_eq!(read(&tanh).expect("Hugging Face's"), XlnetConfig::base());
+    }
+
+    #[test]
+    fn wrong_files_are_sentences() {
+        for (from, to, said) in [
+            ("\"n_layer\": 12,", "", "n_layer"),
+            ("\"n_layer\"", "\"n_layers\"", "n_layers"),
+            ("\"gelu\"", "\"swish\"", "swish"),
+            ("\"n_head\": 12", "\"n_head\": 0", "n_head must be between"),
+            ("\"n_head\": 12", "\"n_head\": -1", "invalid value"),
+            ("\"d_model\": 768", "\"d_model\": 769", "even"),
+            ("\"d_model\": 768", "\"d_model\": 1e99", "invalid"),
+            ("\"d_model\": 768", "\"d_model\": \"768\"", "invalid type"),
+            ("\"n_token\": 32000", "\"n_token\": 18446744073709551615", "n_token must be between"),
+            ("}", "", "not a JSON"),
+        ] {
+            let error = read(&ORIGINAL.replace(from, to)).expect_err(to).to_string();
+            assert!(error.contains(said), "{to}: {error}");
+            assert!(!error.contains('\n'), "{to}: {error}");
+        }
+        for (from, to, said) in [
+            ("\"xlnet\"", "\"bert\"", "model_type must be"),
+            ("\"gelu\"", "\"silu\"", "ff_activation must be"),
+            ("\"d_inner\": 3072,", "", "d_inner"),
+        ] {
+            let error = read(&HUGGING_FACE.replace(from, to)).expect_err(to).to_string();
+            assert!(error.contains(said), "{to}: {error}");
+        }
+        assert!(read("").expect_err("empty").to_string().contains("not a JSON"));
+        let missing = XlnetConfig::read(Path::new("/nowhere/config.json")).expect_err("no file").to_string();
+        assert!(missing.contains("cannot read /nowhere/config.json"), "{missing}");
+    }
+}
