@@ -107,7 +107,7 @@ fn tiles(c: &mut Criterion) {
         });
     });
     // SAFETY: the three matrices have the sizes and strides given.
-    group.bench_function(BenchmarkId::new("q k^T", "matrixmultiply"), |b| {
+    group.bench_function(BenchmarkId::new("q k^T", "gemm crate"), |b| {
         b.iter(|| unsafe {
             f32::gemm(
                 [m, d, n],
@@ -115,16 +115,27 @@ fn tiles(c: &mut Criterion) {
                 [d, 1],
                 keys.as_ptr(),
                 [1, d],
-                0.0,
+                false,
                 scores.as_mut_ptr(),
                 [stride, 1],
+                1,
             );
         });
     });
     // SAFETY: as above.
-    group.bench_function(BenchmarkId::new("p v", "matrixmultiply"), |b| {
+    group.bench_function(BenchmarkId::new("p v", "gemm crate"), |b| {
         b.iter(|| unsafe {
-            f32::gemm([m, n, d], scores.as_ptr(), [stride, 1], keys.as_ptr(), [d, 1], 0.0, out.as_mut_ptr(), [d, 1]);
+            f32::gemm(
+                [m, n, d],
+                scores.as_ptr(),
+                [stride, 1],
+                keys.as_ptr(),
+                [d, 1],
+                false,
+                out.as_mut_ptr(),
+                [d, 1],
+                1,
+            );
         });
     });
     group.bench_function("pack k^T", |b| b.iter(|| tile::pack_transposed(&mut packed, black_box(&keys), d, n, d)));

@@ -13,6 +13,7 @@ use xlnet::backend::Device;
 use xlnet::config::XlnetConfig;
 use xlnet::model::TransformerOptions;
 use xlnet::model::heads::{SummaryOptions, SummaryType};
+use xlnet::op::Op;
 use xlnet::tensor::DType;
 use xlnet::train::session::Session;
 use xlnet::train::step::{Objective, OptimizerOptions, StepOptions};
@@ -115,11 +116,18 @@ fn main() -> Result<()> {
 fn print_profile(session: &mut Session, steps: usize) {
     let times = session.exec().profile(false);
     let program = session.program().program.clone();
-    let mut kinds: HashMap<&str, (f64, u64, u64)> = HashMap::new();
+    let mut kinds: HashMap<String, (f64, u64, u64)> = HashMap::new();
     for t in times {
         let op = &program.steps[t.op].op;
         let cost = op.cost(&program.tensors);
-        let entry = kinds.entry(op.name()).or_default();
+        let name = match op {
+            Op::MatMul(p) => {
+                let mark = |transposed| if transposed { "'" } else { "" };
+                format!("matmul {}x{}x{} a{} b{}", p.m, p.n, p.k, mark(p.trans_a), mark(p.trans_b))
+            }
+            _ => op.name().to_owned(),
+        };
+        let entry = kinds.entry(name).or_default();
         entry.0 += t.time.as_secs_f64();
         entry.1 += cost.flops * t.runs;
         entry.2 += cost.bytes * t.runs;
@@ -127,10 +135,10 @@ fn print_profile(session: &mut Session, steps: usize) {
     let mut rows: Vec<_> = kinds.into_iter().collect();
     rows.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
     let total: f64 = rows.iter().map(|r| r.1.0).sum();
-    eprintln!("{:<24} {:>9} {:>6} {:>9} {:>8}", "op", "ms/step", "share", "GFLOP/s", "GB/s");
+    eprintln!("{:<34} {:>9} {:>6} {:>9} {:>8}", "op", "ms/step", "share", "GFLOP/s", "GB/s");
     for (name, (time, flops, bytes)) in rows {
         let (ms, share) = (time * 1e3 / steps as f64, 100.0 * time / total);
         let (gflops, gbytes) = (flops as f64 / time / 1e9, bytes as f64 / time / 1e9);
-        eprintln!("{name:<24} {ms:>9.2} {share:>5.1}% {gflops:>9.1} {gbytes:>8.1}");
+        eprintln!("{name:<34} {ms:>9.2} {share:>5.1}% {gflops:>9.1} {gbytes:>8.1}");
     }
 }

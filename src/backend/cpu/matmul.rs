@@ -1,17 +1,15 @@
 //! Matrix products of whole tensors, and column sums, on all threads.
 //!
-//! Blocks of the output go to `matrixmultiply`, one thread each. Every element is summed over `k` in an order that does
-//! not depend on the blocks, so the bits are the same for any number of threads.
+//! Products go to the `gemm` crate. Every element is summed over `k` in an order that does not depend on how the output
+//! is divided, so the bits are the same for any number of threads.
 
 use rayon::prelude::*;
 
 use super::real::Real;
-use super::vector::{self, Shared, vectorize};
+use super::vector::{self, vectorize};
 
 /// Smallest number of multiplications that is worth a task.
 const WORTH_A_TASK: usize = 1 << 18;
-/// Blocks are multiples of this many rows and columns, so that only the last has incomplete register blocks.
-const GRAIN: usize = 48;
 
 /// Sizes and flags of one product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,43 +39,14 @@ pub fn matmul<R: Real>(out: &mut [R], a: &[R], b: &[R], bias: Option<&[R]>, size
         return;
     }
     let (a_strides, b_strides) = (if trans_a { [1, m] } else { [k, 1] }, if trans_b { [1, k] } else { [n, 1] });
-    let [rows, columns] = blocks(sizes, rayon::current_num_threads());
-    let across = n.div_ceil(columns);
-    let shared = Shared::new(out);
-    let block = |task: usize| {
-        let (i, j) = (task / across * rows, task % across * columns);
-        let (rows, columns) = (rows.min(m - i), columns.min(n - j));
-        let beta = if accumulate { R::ONE } else { R::ZERO };
-        // SAFETY: the block [rows, columns] at (i, j) lies inside the three matrices, whose lengths are checked above;
-        // the blocks of different tasks are disjoint.
-        unsafe {
-            let (a, b) = (a.as_ptr().add(i * a_strides[0]), b.as_ptr().add(j * b_strides[1]));
-            let c = shared.as_ptr().add(i * n + j);
-            R::gemm([rows, k, columns], a, a_strides, b, b_strides, beta, c, [n, 1]);
-        }
-        if let Some(bias) = bias {
-            for i in i..i + rows {
-                // SAFETY: a row of this task's block, and gemm is done with it.
-                vector::add(unsafe { shared.slice(i * n + j, columns) }, &bias[j..]);
-            }
-        }
-    };
-    match m.div_ceil(rows) * across {
-        1 => block(0),
-        tasks => (0..tasks).into_par_iter().with_max_len(1).for_each(block),
+    let threads = rayon::current_num_threads().min(m * n * k / WORTH_A_TASK).max(1);
+    // SAFETY: the lengths of all three matrices are checked above, and `out` is borrowed mutably.
+    unsafe {
+        R::gemm([m, k, n], a.as_ptr(), a_strides, b.as_ptr(), b_strides, accumulate, out.as_mut_ptr(), [n, 1], threads);
     }
-}
-
-/// Rows and columns of a block: about two blocks per thread, and of these grids the one that packs least.
-fn blocks(sizes: &Matmul, threads: usize) -> [usize; 2] {
-    let &Matmul { m, n, k, .. } = sizes;
-    let wanted = if threads == 1 { 1 } else { 2 * threads }.min((m * n * k / WORTH_A_TASK).max(1));
-    let side = |len: usize, parts: usize| len.div_ceil(parts).next_multiple_of(GRAIN).min(len);
-    let grid = (1..=wanted.min(m.div_ceil(GRAIN)))
-        .map(|down| (down, (wanted / down).clamp(1, n.div_ceil(GRAIN))))
-        // Fewer tasks than wanted leave threads idle; beyond that, a is packed once per block column, b per block row.
-        .min_by_key(|&(down, across)| (wanted.div_ceil(down * across), m * across + n * down));
-    grid.map_or([m, n], |(down, across)| [side(m, down), side(n, across)])
+    let Some(bias) = bias else { return };
+    let rows = (WORTH_A_TASK / n).max(1);
+    out.par_chunks_mut(rows * n).for_each(|rows| rows.chunks_exact_mut(n).for_each(|row| vector::add(row, bias)));
 }
 
 /// Columns that a task of [`column_sum`] adds up: their sums stay in the first-level cache.
@@ -161,18 +130,6 @@ mod tests {
         };
         let one = with(1);
         assert!([2, 3, 7].into_iter().all(|threads| with(threads) == one));
-    }
-
-    #[test]
-    fn blocks_cover_the_output_once() {
-        for threads in [1, 2, 3, 16, 64] {
-            for (m, n, k) in [(1, 1, 1), (1024, 3072, 768), (64, 32000, 768), (768, 3072, 1024), (5, 100_000, 64)] {
-                let [rows, columns] = blocks(&Matmul { m, n, k, ..Default::default() }, threads);
-                assert!((1..=m).contains(&rows) && (1..=n).contains(&columns));
-                let tasks = m.div_ceil(rows) * n.div_ceil(columns);
-                assert!(m * n * k < 1 << 28 || tasks >= threads, "{threads} threads, {m} {n}: {tasks} tasks");
-            }
-        }
     }
 
     #[test]

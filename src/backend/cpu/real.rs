@@ -59,25 +59,35 @@ pub trait Real:
     /// The whole vectors of a slice, to write.
     fn vectors_mut<S: Simd>(x: &mut [Self]) -> &mut [Self::Vector<S>];
 
-    /// `c = a b + beta c` on one thread by the `matrixmultiply` crate, for any strides.
+    /// `c = a b`, or `c += a b`, by the `gemm` crate on so many threads, for any strides.
     ///
     /// # Safety
     /// With row stride `rs` and column stride `cs`, every element of `a [m,k]`, `b [k,n]` and `c [m,n]` must lie in
     /// memory that may be read, `c`'s also written; the elements of `c` are distinct and nobody else touches them.
     unsafe fn gemm(
-        mkn: [usize; 3],
+        [m, k, n]: [usize; 3],
         a: *const Self,
         a_strides: [usize; 2],
         b: *const Self,
         b_strides: [usize; 2],
-        beta: Self,
+        accumulate: bool,
         c: *mut Self,
         c_strides: [usize; 2],
-    );
+        threads: usize,
+    ) {
+        let ([rsa, csa], [rsb, csb]) = (a_strides.map(|s| s as isize), b_strides.map(|s| s as isize));
+        let [rsc, csc] = c_strides.map(|s| s as isize);
+        let parallel = if threads > 1 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
+        let (one, no) = (Self::ONE, false); // factors of c and of the product; no complex conjugates
+        // SAFETY: the caller's promise is the one that the crate asks for.
+        unsafe {
+            gemm::gemm(m, n, k, c, csc, rsc, accumulate, a, csa, rsa, b, csb, rsb, one, one, no, no, no, parallel);
+        }
+    }
 }
 
 macro_rules! real {
-    ($T:ident, $gemm:path, $vector:ident, $splat:ident, $mul_add:ident, $as:ident, $as_mut:ident, $($function:item)*) => {
+    ($T:ident, $vector:ident, $splat:ident, $mul_add:ident, $as:ident, $as_mut:ident, $($function:item)*) => {
         impl Real for $T {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -121,26 +131,12 @@ macro_rules! real {
             fn vectors_mut<S: Simd>(x: &mut [Self]) -> &mut [S::$vector] {
                 S::$as_mut(x).0
             }
-            unsafe fn gemm(
-                [m, k, n]: [usize; 3],
-                a: *const Self,
-                [rsa, csa]: [usize; 2],
-                b: *const Self,
-                [rsb, csb]: [usize; 2],
-                beta: Self,
-                c: *mut Self,
-                [rsc, csc]: [usize; 2],
-            ) {
-                let [rsa, csa, rsb, csb, rsc, csc] = [rsa, csa, rsb, csb, rsc, csc].map(|stride| stride as isize);
-                // SAFETY: the caller's promise is the one that matrixmultiply asks for.
-                unsafe { $gemm(m, k, n, 1.0, a, rsa, csa, b, rsb, csb, beta, c, rsc, csc) }
-            }
         }
     };
 }
 
 real! {
-    f32, matrixmultiply::sgemm, f32s, splat_f32s, mul_add_e_f32s, as_simd_f32s, as_mut_simd_f32s,
+    f32, f32s, splat_f32s, mul_add_e_f32s, as_simd_f32s, as_mut_simd_f32s,
     #[inline(always)]
     fn exp(self) -> f32 {
         // 1.5 * 2^23: adding it leaves the nearest integer in the low bits of the sum.
@@ -206,7 +202,7 @@ real! {
 }
 
 real! {
-    f64, matrixmultiply::dgemm, f64s, splat_f64s, mul_add_e_f64s, as_simd_f64s, as_mut_simd_f64s,
+    f64, f64s, splat_f64s, mul_add_e_f64s, as_simd_f64s, as_mut_simd_f64s,
     #[inline(always)]
     fn exp(self) -> f64 {
         f64::exp(self)
