@@ -173,16 +173,29 @@ impl Machine {
         self.global.allocations[buffer.index].region.fill(offset, bytes);
         Ok(())
     }
+    /// Copies a part of a buffer out; bytes that nobody wrote are an error.
+    ///
+    /// # Errors
+    /// When the buffer is too small, or a byte was never written.
+    pub fn read(&self, buffer: Buffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        let allocation = &self.global.allocations[buffer.index];
+        if offset + bytes.len() > buffer.bytes {
+            return Err(Error::host(format!("{} bytes at {offset} of a buffer of {}", bytes.len(), buffer.bytes)));
+        }
+        if let Some((at, _)) = allocation.region.unwritten(offset, bytes.len()) {
+            return Err(Error::host(format!("byte {at} of {} was never written", allocation.name)));
+        }
+        bytes.copy_from_slice(&allocation.region.data[offset..offset + bytes.len()]);
+        Ok(())
+    }
     /// Content of a buffer; bytes that nobody wrote are an error.
     ///
     /// # Errors
     /// When a byte was never written.
     pub fn download(&self, buffer: Buffer) -> Result<Vec<u8>> {
-        let allocation = &self.global.allocations[buffer.index];
-        match allocation.region.unwritten(0, buffer.bytes) {
-            None => Ok(allocation.region.data.clone()),
-            Some((at, _)) => Err(Error::host(format!("byte {at} of {} was never written", allocation.name))),
-        }
+        let mut bytes = vec![0; buffer.bytes];
+        self.read(buffer, 0, &mut bytes)?;
+        Ok(bytes)
     }
     /// Content of a buffer, zero where nobody wrote.
     pub fn download_anyway(&self, buffer: Buffer) -> Vec<u8> {

@@ -118,13 +118,10 @@ pub(crate) fn multiply(shape: &Shape, a: &[Lanes], b: &[Lanes], c: &[Lanes]) -> 
             };
         }
     }
-    for problem in 0..problems {
-        for row in 0..shape.m {
-            for k in 0..shape.k {
-                let x = left[problem][row][k];
-                for n in 0..N {
-                    sum[problem][row][n] += x * right[problem][k][n];
-                }
+    for ((left, right), sum) in left.iter().zip(&right).zip(&mut sum).take(problems) {
+        for (left, sum) in left.iter().zip(sum).take(shape.m) {
+            for (x, right) in left.iter().zip(right).take(shape.k) {
+                sum.iter_mut().zip(right).for_each(|(sum, y)| *sum += x * y);
             }
         }
     }

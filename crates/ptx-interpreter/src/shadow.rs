@@ -9,9 +9,8 @@ use crate::lanes::WARP;
 /// Clocks of all warps of a block, as one warp knows them.
 pub(crate) type Clock = [u32; WARP];
 
-/// Lane, warp or block of several readers.
+/// Lane or warp of several readers; both: readers of several blocks.
 const MANY: u8 = u8::MAX;
-const MANY_BLOCKS: u32 = u32::MAX;
 
 /// The thread that accesses memory.
 #[derive(Clone, Copy)]
@@ -51,6 +50,9 @@ impl Access {
     fn of(me: &Me) -> Self {
         let Me { block, warp, lane, strong, line, .. } = *me;
         Access { block, epoch: me.epoch(), line, warp, lane, strong }
+    }
+    fn of_many_blocks(&self) -> bool {
+        self.warp == MANY && self.lane == MANY
     }
     /// Whether an access of the same block is ordered before `me`.
     fn ordered(&self, me: &Me) -> bool {
@@ -113,7 +115,7 @@ impl SharedShadow {
         SharedShadow { shift, warps, writes: vec![Access::default(); cells], reads: vec![0; cells * warps] }
     }
     fn cells(&self, at: usize, bytes: usize) -> std::ops::Range<usize> {
-        at >> self.shift..(at + bytes - 1 >> self.shift) + 1
+        at >> self.shift..((at + bytes - 1) >> self.shift) + 1
     }
     fn write_conflict(&self, cell: usize, me: &Me) -> Option<Conflict> {
         let write = &self.writes[cell];
@@ -180,7 +182,7 @@ impl GlobalShadow {
         if self.cells.is_empty() {
             self.cells = vec![[Access::default(); 2]; length.div_ceil(1 << self.shift)];
         }
-        &mut self.cells[at >> self.shift..(at + bytes - 1 >> self.shift) + 1]
+        &mut self.cells[at >> self.shift..((at + bytes - 1) >> self.shift) + 1]
     }
     fn write_conflict(write: &Access, me: &Me) -> Option<Conflict> {
         if write.block < me.first_block || write.strong && me.strong {
@@ -201,9 +203,10 @@ impl GlobalShadow {
             }
             if read.block < me.first_block {
                 *read = Access::of(me);
-            } else if read.block == MANY_BLOCKS {
+            } else if read.of_many_blocks() {
+                // Nothing more can be said.
             } else if read.block != me.block {
-                read.block = MANY_BLOCKS;
+                *read = Access { warp: MANY, lane: MANY, ..Access::of(me) };
             } else if read.warp == MANY {
                 if me.full_barriers > read.epoch {
                     *read = Access::of(me);
@@ -213,7 +216,7 @@ impl GlobalShadow {
             } else if read.warp == me.warp {
                 *read = Access { lane: MANY, ..Access::of(me) };
             } else {
-                *read = Access { warp: MANY, epoch: me.full_barriers, ..Access::of(me) };
+                *read = Access { warp: MANY, lane: 0, epoch: me.full_barriers, ..Access::of(me) };
             }
         }
         None
@@ -224,13 +227,14 @@ impl GlobalShadow {
                 return Some(conflict);
             }
             if read.block >= me.first_block {
-                let ordered = match (read.block == me.block, read.warp) {
-                    (false, _) => false,
-                    (true, MANY) => me.full_barriers > read.epoch,
-                    (true, _) => read.ordered(me),
+                let other_block = read.block != me.block || read.of_many_blocks();
+                let ordered = match read.warp {
+                    _ if other_block => false,
+                    MANY => me.full_barriers > read.epoch,
+                    _ => read.ordered(me),
                 };
                 if !ordered {
-                    return Some(Conflict::read(read.warp, read.lane, read.block != me.block));
+                    return Some(Conflict::read(read.warp, read.lane, other_block));
                 }
                 *read = Access::default();
             }

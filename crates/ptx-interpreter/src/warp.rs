@@ -123,9 +123,9 @@ impl Warp {
         if mask == u32::MAX {
             *target = *values;
         } else {
-            for lane in 0..WARP {
+            for (lane, (target, value)) in target.iter_mut().zip(values).enumerate() {
                 if mask >> lane & 1 == 1 {
-                    target[lane] = values[lane];
+                    *target = *value;
                 }
             }
         }

@@ -244,11 +244,14 @@ fn blocks_are_not_ordered() {
     assert!(error.to_string().contains("of another block in line"), "{error}");
     run(&store, 1, 64, 0, &buffers).unwrap();
     run(&text("red.global.add.u32 [%base], 1;"), 3, 64, 0, &buffers).unwrap();
-    let module = ptx_interpreter::Module::parse(&store).unwrap();
+    let load = text("ld.global.u32 %r0, [%base];");
+    let [store, load] = [store, load].map(|text| ptx_interpreter::Module::parse(&text).unwrap());
     let mut machine = ptx_interpreter::Machine::new();
     let (x, y) = (machine.alloc("x", 256), machine.alloc("y", 256));
     for _ in 0..2 {
-        machine.launch(&module, "k", [1, 1, 1], [64, 1, 1], 0, &[x.into(), y.into()]).unwrap();
+        for (module, blocks) in [(&store, 1), (&load, 3), (&load, 1)] {
+            machine.launch(module, "k", [blocks, 1, 1], [64, 1, 1], 0, &[x.into(), y.into()]).unwrap();
+        }
     }
 }
 

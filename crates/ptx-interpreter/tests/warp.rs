@@ -334,7 +334,7 @@ fn matrices_move() {
         )
     };
     // Four matrices [matrix, row, column]; a half is its own index.
-    let x: Vec<u32> = (0..128).map(|i| 2 * i | (2 * i + 1) << 16).collect();
+    let x: Vec<u32> = (0..128).map(|i| (2 * i) | (2 * i + 1) << 16).collect();
     let is = |target: &str, load: &str, want: &dyn Fn(usize, usize, usize) -> u32| {
         let text = common::module(target, "", ".param .u64 x, .param .u64 y", &body(load));
         ptxas::assemble(&text, target).unwrap_or_else(|e| panic!("{load}: {e}"));

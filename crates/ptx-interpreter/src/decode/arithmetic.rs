@@ -189,12 +189,12 @@ fn multiply(kind: Type, part: Option<&str>) -> Option<Map> {
             _ => None,
         },
         _ => match kind {
-            Type::U16 => Some(map!(u16, |a, b, c| ((u32::from(a) * u32::from(b) >> 16) as u16).wrapping_add(c))),
-            Type::S16 => Some(map!(i16, |a, b, c| ((i32::from(a) * i32::from(b) >> 16) as i16).wrapping_add(c))),
-            Type::U32 => Some(map!(u32, |a, b, c| ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c))),
-            Type::S32 => Some(map!(i32, |a, b, c| ((i64::from(a) * i64::from(b) >> 32) as i32).wrapping_add(c))),
-            Type::U64 => Some(map!(u64, |a, b, c| ((u128::from(a) * u128::from(b) >> 64) as u64).wrapping_add(c))),
-            Type::S64 => Some(map!(i64, |a, b, c| ((i128::from(a) * i128::from(b) >> 64) as i64).wrapping_add(c))),
+            Type::U16 => Some(map!(u16, |a, b, c| (((u32::from(a) * u32::from(b)) >> 16) as u16).wrapping_add(c))),
+            Type::S16 => Some(map!(i16, |a, b, c| (((i32::from(a) * i32::from(b)) >> 16) as i16).wrapping_add(c))),
+            Type::U32 => Some(map!(u32, |a, b, c| (((u64::from(a) * u64::from(b)) >> 32) as u32).wrapping_add(c))),
+            Type::S32 => Some(map!(i32, |a, b, c| (((i64::from(a) * i64::from(b)) >> 32) as i32).wrapping_add(c))),
+            Type::U64 => Some(map!(u64, |a, b, c| (((u128::from(a) * u128::from(b)) >> 64) as u64).wrapping_add(c))),
+            Type::S64 => Some(map!(i64, |a, b, c| (((i128::from(a) * i128::from(b)) >> 64) as i64).wrapping_add(c))),
             _ => None,
         },
     }

@@ -66,10 +66,10 @@ fn float(relation: &str, kind: Type) -> Option<Compare> {
         }};
     }
     match kind {
-        Type::F32 => relations!(f32, |x| f64::from(x)),
+        Type::F32 => relations!(f32, f64::from),
         Type::F64 => relations!(f64, |x| x),
-        Type::F16 => relations!(f16, |x| x.wide()),
-        Type::Bf16 => relations!(bf16, |x| x.wide()),
+        Type::F16 => relations!(f16, Half::wide),
+        Type::Bf16 => relations!(bf16, Half::wide),
         _ => None,
     }
 }

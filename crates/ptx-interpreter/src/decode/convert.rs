@@ -117,7 +117,7 @@ fn from_float(to: Type, from: Type, rounding: &str, ftz: bool, saturate: bool) -
         (Type::F64, Type::F32, "") => Some(map!(f32, |a| f64::from(a))),
         (Type::F32, Type::F64, "rn") => Some(map!(f64, |a| a as f32)),
         (Type::F16, Type::F64, "rn") => Some(map!(f64, |a| f16::round(a))),
-        (Type::F32, Type::F32, "") if saturate => Some(map!(f32, |a| a.max(0.0).min(1.0))),
+        (Type::F32, Type::F32, "") if saturate => Some(map!(f32, |a| if a > 0.0 { a.min(1.0) } else { 0.0 })),
         (Type::F32, Type::F32, "") if ftz => Some(map!(f32, |a| flush(a))),
         (Type::F32, Type::F32, "rni") => Some(map!(f32, |a| a.round_ties_even())),
         (Type::F32, Type::F32, "rzi") => Some(map!(f32, |a| a.trunc())),
