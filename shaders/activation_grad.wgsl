@@ -39,7 +39,7 @@ fn slope(x: f32) -> f32 {
   return 0.5 * ((1.0 + t) + x * (1.0 - t * t) * (0.7978845608 * fma(z, 0.134145, 1.0)));
 //% elif kind == "gelu_erf"
   // The density of the normal distribution is 1 / sqrt(2 pi) at 0.
-  return 0.5 * (1.0 + erf_f32(x * 0.7071067812)) + x * 0.3989422804 * exp(-0.5 * x * x);
+  return 0.5 * (1.0 + erf_f32(x * 0.7071067812)) + x * 0.3989422804 * exp_f32(-0.5 * x * x);
 //% elif kind == "relu"
   return select(0.0, 1.0, x > 0.0);
 //% else

@@ -43,7 +43,8 @@ fn check(variant: &Variant, header: &Header) {
         expected.iter().enumerate().map(|(i, (name, ty))| (name.to_string(), ty.to_string(), 4 * i as u32)).collect();
     assert_eq!(fields(&module, "Params"), expected, "{variant}");
     // First elements follow the order of the buffers.
-    let at: Vec<_> = header.buffers.iter().enumerate().map(|(i, b)| (b.to_string(), "u32".to_owned(), 4 * i as u32)).collect();
+    let at: Vec<_> =
+        header.buffers.iter().enumerate().map(|(i, b)| (b.to_string(), "u32".to_owned(), 4 * i as u32)).collect();
     assert_eq!(fields(&module, "At"), at, "{variant}");
     for (_, variable) in module.global_variables.iter() {
         let name = variable.name.as_deref().unwrap_or_default();

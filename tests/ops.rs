@@ -8,7 +8,7 @@ use xlnet::ErrorKind;
 use xlnet::backend::Device;
 use xlnet::op::Op;
 use xlnet::tensor::DType;
-use xlnet_testkit::{Support, case::Tolerance, cases, devices, op_devices, golden, golden_attention, gradients};
+use xlnet_testkit::{Support, case::Tolerance, cases, devices, golden, golden_attention, gradients, op_devices};
 
 #[test]
 fn contract() -> Result<()> {
@@ -54,7 +54,10 @@ fn indices_out_of_range_are_errors() -> Result<()> {
                 _ => panic!("{} on {device}: {error}", case.name),
             }
         }
-        println!("{device}: {} wrong inputs, {unsupported} of ops that it does not support", cases::invalid::cases().len());
+        println!(
+            "{device}: {} wrong inputs, {unsupported} of ops that it does not support",
+            cases::invalid::cases().len()
+        );
     }
     Ok(())
 }

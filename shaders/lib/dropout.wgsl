@@ -1,16 +1,6 @@
 // Philox4x32-7, the bits of src/op/philox.rs: a block of four words is a function of counter and key alone.
 
-// High half of a 64-bit product, by 16-bit digits.
-fn multiply_high(a: u32, b: u32) -> u32 {
-  let al = a & 0xffffu;
-  let ah = a >> 16u;
-  let bl = b & 0xffffu;
-  let bh = b >> 16u;
-  let low = al * bl;
-  let middle = ah * bl + (low >> 16u); // at most 0xfffe0001 + 0xfffe: fits
-  let cross = al * bh + (middle & 0xffffu);
-  return ah * bh + (middle >> 16u) + (cross >> 16u);
-}
+//% include "lib/wide.wgsl"
 
 fn philox(start: vec4u, start_key: vec2u) -> vec4u {
   var c = start;

@@ -1,5 +1,8 @@
 //! The templates, compiled into the library: a plain list, which a test compares with the directory.
 
+use std::path::Path;
+use std::sync::OnceLock;
+
 use super::Language;
 
 macro_rules! files {
@@ -14,29 +17,60 @@ const SHADERS: &[(&str, &str)] = files! { "shaders":
     "lib/dtype.wgsl"
     "lib/flat.wgsl"
     "lib/math.wgsl"
+    "lib/reduce.wgsl"
+    "lib/wide.wgsl"
     "activation.wgsl"
     "activation_grad.wgsl"
+    "adam.wgsl"
+    "column_sum.wgsl"
     "copy_blocks.wgsl"
     "dropout.wgsl"
+    "element_loss.wgsl"
     "fill.wgsl"
     "gather_rows.wgsl"
+    "gather_rows_grad.wgsl"
+    "gather_rows_grad_links.wgsl"
+    "layer_norm.wgsl"
+    "layer_norm_grad.wgsl"
+    "layer_norm_grad_columns.wgsl"
+    "matmul.wgsl"
+    "mix_rows.wgsl"
+    "mix_rows_grad.wgsl"
+    "position_encoding.wgsl"
+    "softmax.wgsl"
+    "softmax_cross_entropy.wgsl"
+    "softmax_grad.wgsl"
+    "sum.wgsl"
+    "weighted_rows.wgsl"
+    "weighted_rows_grad.wgsl"
 };
 
 /// File name within `kernels/` and content.
 const KERNELS: &[(&str, &str)] = &[];
 
-/// All files of a language: name within its folder, content.
-pub fn files(language: Language) -> &'static [(&'static str, &'static str)] {
-    match language {
+/// Name and content.
+type File = (&'static str, &'static str);
+
+/// All files of a language: name within its folder, content. Where `XLNET_TEMPLATES` names a folder, files in its
+/// `shaders` and `kernels` take the place of those compiled in, so that a kernel is changed without a build.
+pub fn files(language: Language) -> &'static [File] {
+    static FILES: [OnceLock<Vec<File>>; 2] = [OnceLock::new(), OnceLock::new()];
+    let embedded = match language {
         Language::Wgsl => SHADERS,
         Language::Ptx => KERNELS,
-    }
+    };
+    let Some(folder) = std::env::var_os("XLNET_TEMPLATES") else { return embedded };
+    let folder = Path::new(&folder).join(language.folder());
+    let read = |&(name, text): &File| {
+        let changed = std::fs::read_to_string(folder.join(name)).ok();
+        (name, changed.map_or(text, |text| &*text.leak())) // once a process
+    };
+    FILES[language as usize].get_or_init(|| embedded.iter().map(read).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn lists_are_the_directories() {

@@ -115,6 +115,174 @@ params! {
         /// Factor of kept elements.
         scale: f32,
     }
+    /// Of `adam`.
+    "adam" Adam {
+        /// Elements.
+        n: u32,
+        /// Factor of the gradient.
+        grad_scale: f32,
+        /// Factor of the learning rate.
+        lr_scale: f32,
+    }
+    /// Of `column_sum`.
+    "column_sum" ColumnSum {
+        /// Rows.
+        rows: u32,
+        /// Columns.
+        n: u32,
+        /// Rows of a block.
+        block: u32,
+    }
+    /// Of `element_loss`.
+    "element_loss" ElementLoss {
+        /// Rows.
+        rows: u32,
+    }
+    /// Of `gather_rows_grad`.
+    "gather_rows_grad" GatherRowsGrad {
+        /// Elements.
+        n: u32,
+        /// Row length.
+        d: u32,
+        /// Rows.
+        rows: u32,
+        /// Rows gathered.
+        ids: u32,
+    }
+    /// Of `gather_rows_grad_links`.
+    "gather_rows_grad_links" GatherRowsGradLinks {
+        /// Rows gathered.
+        ids: u32,
+    }
+    /// Of `layer_norm`.
+    "layer_norm" LayerNorm {
+        /// Rows.
+        rows: u32,
+        /// Row length.
+        d: u32,
+        /// Added to the variance.
+        eps: f32,
+        /// Number of the dropout place.
+        site: u32,
+        /// Elements whose 16 random bits are below this are dropped.
+        threshold: u32,
+        /// Factor of kept elements.
+        scale: f32,
+        /// 1: write mean; 2: write rstd.
+        statistics: u32,
+    }
+    /// Of `layer_norm_grad`.
+    "layer_norm_grad" LayerNormGrad {
+        /// Rows.
+        rows: u32,
+        /// Row length.
+        d: u32,
+        /// Number of the dropout place.
+        site: u32,
+        /// Elements whose 16 random bits are below this are dropped.
+        threshold: u32,
+        /// Factor of kept elements.
+        scale: f32,
+    }
+    /// Of `layer_norm_grad_columns`.
+    "layer_norm_grad_columns" LayerNormGradColumns {
+        /// Rows.
+        rows: u32,
+        /// Row length.
+        d: u32,
+        /// Rows of a block.
+        block: u32,
+    }
+    /// Of `matmul`.
+    "matmul" Matmul {
+        /// Rows of the result.
+        m: u32,
+        /// Columns of the result.
+        n: u32,
+        /// Summed dimension.
+        k: u32,
+    }
+    /// Of `mix_rows`.
+    "mix_rows" MixRows {
+        /// Elements.
+        n: u32,
+        /// Row length.
+        d: u32,
+    }
+    /// Of `mix_rows_grad`.
+    "mix_rows_grad" MixRowsGrad {
+        /// Elements.
+        n: u32,
+        /// Row length.
+        d: u32,
+    }
+    /// Of `position_encoding`.
+    "position_encoding" PositionEncoding {
+        /// Rows of a table.
+        positions: u32,
+        /// Row length.
+        d: u32,
+        /// Number of keys; distances run from it downwards.
+        keys: u32,
+        /// Largest distance.
+        clamp_len: u32,
+        /// Rows of a block.
+        block: u32,
+        /// 1 / (2 pi) in units of 2^-64, high word.
+        turn_high: u32,
+        /// Its low word.
+        turn_low: u32,
+        /// 10000^(-2/d) in units of 2^-64, high word.
+        ratio_high: u32,
+        /// Its low word.
+        ratio_low: u32,
+    }
+    /// Of `softmax`.
+    "softmax" Softmax {
+        /// Rows.
+        rows: u32,
+        /// Columns.
+        columns: u32,
+    }
+    /// Of `softmax_cross_entropy`.
+    "softmax_cross_entropy" SoftmaxCrossEntropy {
+        /// Rows.
+        rows: u32,
+        /// Columns.
+        columns: u32,
+    }
+    /// Of `softmax_grad`.
+    "softmax_grad" SoftmaxGrad {
+        /// Rows.
+        rows: u32,
+        /// Columns.
+        columns: u32,
+    }
+    /// Of `sum`.
+    "sum" Sum {
+        /// Elements.
+        n: u32,
+        /// Elements of a part.
+        part: u32,
+    }
+    /// Of `weighted_rows`.
+    "weighted_rows" WeightedRows {
+        /// Elements.
+        n: u32,
+        /// Row length.
+        d: u32,
+        /// Rows.
+        rows: u32,
+    }
+    /// Of `weighted_rows_grad`.
+    "weighted_rows_grad" WeightedRowsGrad {
+        /// Elements.
+        n: u32,
+        /// Row length.
+        d: u32,
+        /// Rows.
+        rows: u32,
+    }
 }
 
 /// Site, threshold and scale of a dropout place; zeros without dropout.

@@ -136,8 +136,9 @@ impl Gpu {
             trace: wgpu::Trace::Off,
         };
         let opened = pollster::block_on(handle.request_device(&description));
-        let (device, queue) = opened
-            .map_err(|error| Error::device(format!("device wgpu:{number} ({}) cannot be opened: {error}", info.name)))?;
+        let (device, queue) = opened.map_err(|error| {
+            Error::device(format!("device wgpu:{number} ({}) cannot be opened: {error}", info.name))
+        })?;
         Ok(Gpu::new(info.clone(), device, queue))
     }
 
@@ -167,14 +168,20 @@ impl Gpu {
         device.set_device_lost_callback(move |reason, message| {
             // The program's own end is no failure.
             if reason != wgpu::DeviceLostReason::Destroyed {
-                note(&lost, format!("the device was lost ({message}); run again, with a smaller batch if it happens twice"));
+                note(
+                    &lost,
+                    format!("the device was lost ({message}); run again, with a smaller batch if it happens twice"),
+                );
             }
         });
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            note(&uncaptured, match error {
-                wgpu::Error::OutOfMemory { .. } => "the device is out of memory; use a smaller batch".to_owned(),
-                other => other.to_string(),
-            });
+            note(
+                &uncaptured,
+                match error {
+                    wgpu::Error::OutOfMemory { .. } => "the device is out of memory; use a smaller batch".to_owned(),
+                    other => other.to_string(),
+                },
+            );
         }));
         let pipelines = Pipelines::new(&device, Some(&info));
         Gpu { info, device, queue, pipelines, failure }

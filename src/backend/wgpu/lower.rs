@@ -2,6 +2,9 @@
 //! here touches a device.
 
 mod elementwise;
+mod layer_norm;
+mod loss;
+mod matmul;
 mod movement;
 
 use bytemuck::bytes_of;
@@ -103,8 +106,20 @@ pub struct Context<'a> {
 
 /// Bytes of scratch that `op` needs.
 pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
-    let _ = (op, program);
-    0
+    let len = |id: TensorId| program.tensor(id).shape.len();
+    let rows = |id: TensorId, d: TensorId| len(id) / len(d).max(1);
+    match op {
+        Op::GatherRowsGrad(op) => movement::gather_rows_grad_workspace(len(op.ids)),
+        Op::MixRowsGrad(op) => {
+            op.drow.map_or(0, |drow| movement::column_sums_workspace(rows(op.dout, drow.id), len(drow.id)))
+        }
+        Op::ColumnSum(op) => movement::column_sums_workspace(rows(op.x, op.out.id), len(op.out.id)),
+        Op::LayerNormGrad(op) => layer_norm::layer_norm_grad_workspace(rows(op.dout, op.gamma), len(op.gamma)),
+        Op::SoftmaxCrossEntropy(op) => loss::row_loss_workspace(len(op.labels)),
+        Op::ElementLoss(op) => loss::row_loss_workspace(len(op.x)),
+        Op::SquareNorm(op) => loss::square_norm_workspace(len(op.x)),
+        _ => 0,
+    }
 }
 
 /// The launches of `op`.
@@ -112,36 +127,34 @@ pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
 /// # Errors
 /// When the op, its element types or its sizes cannot run on this adapter; names op, layer and limit.
 pub fn lower(op: &Op, c: &Context) -> Result<Vec<Launch>> {
-    let launch = match op {
-        Op::Fill(op) => movement::fill(op, c)?,
-        Op::CopyBlocks(op) => movement::copy_blocks(op, c)?,
-        Op::GatherRows(op) => movement::gather_rows(op, c)?,
-        Op::Dropout(op) => elementwise::dropout(op, c)?,
-        Op::Activation(op) => elementwise::activation(op, c)?,
-        Op::ActivationGrad(op) => elementwise::activation_grad(op, c)?,
-        Op::GatherRowsGrad(_)
-        | Op::MixRows(_)
-        | Op::MixRowsGrad(_)
-        | Op::WeightedRows(_)
-        | Op::WeightedRowsGrad(_)
-        | Op::PositionEncoding(_)
-        | Op::MatMul(_)
-        | Op::ColumnSum(_)
-        | Op::LayerNorm(_)
-        | Op::LayerNormGrad(_)
-        | Op::RelAttention(_)
-        | Op::RelAttentionGrad(_)
-        | Op::Softmax(_)
-        | Op::SoftmaxGrad(_)
-        | Op::SoftmaxCrossEntropy(_)
-        | Op::ElementLoss(_)
-        | Op::SquareNorm(_)
-        | Op::Adam(_) => {
+    match op {
+        Op::Fill(op) => movement::fill(op, c),
+        Op::CopyBlocks(op) => movement::copy_blocks(op, c),
+        Op::GatherRows(op) => movement::gather_rows(op, c),
+        Op::GatherRowsGrad(op) => movement::gather_rows_grad(op, c),
+        Op::MixRows(op) => movement::mix_rows(op, c),
+        Op::MixRowsGrad(op) => movement::mix_rows_grad(op, c),
+        Op::WeightedRows(op) => movement::weighted_rows(op, c),
+        Op::WeightedRowsGrad(op) => movement::weighted_rows_grad(op, c),
+        Op::PositionEncoding(op) => elementwise::position_encoding(op, c),
+        Op::Dropout(op) => elementwise::dropout(op, c),
+        Op::Activation(op) => elementwise::activation(op, c),
+        Op::ActivationGrad(op) => elementwise::activation_grad(op, c),
+        Op::MatMul(op) => matmul::matmul(op, c),
+        Op::ColumnSum(op) => matmul::column_sum(op, c),
+        Op::LayerNorm(op) => layer_norm::layer_norm(op, c),
+        Op::LayerNormGrad(op) => layer_norm::layer_norm_grad(op, c),
+        Op::Softmax(op) => loss::softmax(op, c),
+        Op::SoftmaxGrad(op) => loss::softmax_grad(op, c),
+        Op::SoftmaxCrossEntropy(op) => loss::softmax_cross_entropy(op, c),
+        Op::ElementLoss(op) => loss::element_loss(op, c),
+        Op::SquareNorm(op) => loss::square_norm(op, c),
+        Op::Adam(op) => elementwise::adam(op, c),
+        Op::RelAttention(_) | Op::RelAttentionGrad(_) => {
             let name = op.name();
-            return Err(Error::device(format!("{name} has no WGSL kernel yet; run this program on --device cpu")));
+            Err(Error::device(format!("{name} has no WGSL kernel yet; run this program on --device cpu")))
         }
-    };
-    Ok(launch)
+    }
 }
 
 impl Context<'_> {
@@ -225,6 +238,36 @@ impl Context<'_> {
         let Some(any) = any else { return Err(Error::device(format!("{place}: kernel {variant} has no operand"))) };
         let buffers = buffers.iter().map(|slice| slice.unwrap_or(any)).collect();
         Ok(Launch { variant, buffers, params: bytes_of(params).to_vec(), grid })
+    }
+    /// First element of a tensor in its binding.
+    pub fn first(&self, id: TensorId) -> usize {
+        (self.slice)(id).binding().1 as usize
+    }
+    /// `len` elements of the op's scratch from `first` on, words of 4 bytes.
+    ///
+    /// # Errors
+    /// When the plan has given less.
+    pub fn scratch(&self, first: usize, len: usize) -> Result<Slice> {
+        match self.workspace {
+            Some(all) if 4 * (first + len) <= all.bytes => {
+                Ok(Slice { offset: all.offset + 4 * first, bytes: 4 * len, element: 4, ..all })
+            }
+            _ => Err(Error::plan(format!("{}: the plan has no scratch of {len} words", self.place))),
+        }
+    }
+    /// A grid as it is.
+    ///
+    /// # Errors
+    /// When it has more groups than fit.
+    pub fn fits(&self, grid: [u32; 3]) -> Result<[u32; 3]> {
+        if grid.iter().all(|&groups| groups <= self.caps.groups) {
+            return Ok(grid);
+        }
+        let most = self.caps.groups;
+        Err(Error::device(format!(
+            "{}: a launch of {grid:?} work groups exceeds the adapter's {most} (max_compute_workgroups_per_dimension)",
+            self.place
+        )))
     }
     /// A grid of `work` invocations or pieces in groups of `per_group`, folded to two dimensions for `lib/flat.wgsl`.
     ///

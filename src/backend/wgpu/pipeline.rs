@@ -6,12 +6,13 @@ use std::sync::Mutex;
 
 use sha2::{Digest, Sha256};
 use wgpu::{
-    BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType, ComputePipeline, ShaderStages,
+    BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType, ComputePipeline,
+    ShaderStages,
 };
 
 use super::device::{AdapterInfo, Gpu};
-use crate::kernel::{Language, Rendered, Variant, render};
 use crate::atomic::AtomicFile;
+use crate::kernel::{Language, Rendered, Variant, render};
 use crate::{Error, Result};
 
 /// Bytes that each of the two uniforms of a launch gets; dynamic offsets are multiples of it on every adapter.

@@ -44,7 +44,10 @@ fn print_adapters() {
         let (buffer, binding, group) =
             (bytes(caps.buffer_bytes), bytes(caps.binding_bytes), bytes(caps.workgroup_bytes));
         print(&format!("           {f16}; {subgroups}; work groups of {} with {group}", caps.invocations));
-        print(&format!("           tensors up to {binding}, buffers up to {buffer}, {} bindings", caps.storage_buffers));
+        print(&format!(
+            "           tensors up to {binding}, buffers up to {buffer}, {} bindings",
+            caps.storage_buffers
+        ));
     }
     if let Err(error) = Device::Wgpu(0).resolve() {
         print(&format!("  wgpu:0   missing: {error}"));
