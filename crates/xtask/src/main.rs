@@ -41,13 +41,19 @@ fn ci() -> Result<(), String> {
 
 /// All tests; golden tests print a line a case.
 fn tests() -> Result<(), String> {
-    cargo(&["test", "--workspace", "--", "--show-output"])
+    // No adapter, no test of WGSL kernels: here that is a failure.
+    let arguments = ["test", "--workspace", "--", "--show-output"];
+    run(command("cargo", &arguments).env("XLNET_REQUIRE_WGPU", "1"))
 }
 
 /// Tools that build and tests need beside Rust.
 fn install() -> Result<(), String> {
-    let missing: Vec<&str> =
+    let mut missing: Vec<&str> =
         [("cmake", "cmake"), ("c++", "g++"), ("make", "make")].iter().filter(|(p, _)| !there(p)).map(|t| t.1).collect();
+    // WGSL kernels are tested on Mesa's Vulkan driver for the processor where there is no GPU.
+    if !has_vulkan() {
+        missing.extend(["mesa-vulkan-drivers", "libvulkan1"]);
+    }
     apt_install(&missing)?;
     install_ptxas()
 }
@@ -95,6 +101,13 @@ fn apt_install(missing: &[&str]) -> Result<(), String> {
     let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
     args.extend(missing);
     apt(&args)
+}
+
+/// True when a Vulkan driver is installed.
+fn has_vulkan() -> bool {
+    let folders = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d"];
+    let listed = folders.iter().any(|folder| std::fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some()));
+    listed || env::var_os("VK_DRIVER_FILES").is_some() || !cfg!(target_os = "linux")
 }
 
 fn cargo(args: &[&str]) -> Result<(), String> {
