@@ -1,6 +1,9 @@
 //! Executors: one per kind of device, behind one small trait.
 
 pub mod cpu;
+pub mod cuda;
+mod indices;
+pub mod lower;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
@@ -77,7 +80,10 @@ impl Device {
                 find_wgpu(number)?;
                 Ok(self)
             }
-            Device::Cuda(_) => Err(self.missing()),
+            Device::Cuda(number) => {
+                find_cuda(number)?;
+                Ok(self)
+            }
         }
     }
     fn missing(self) -> Error {
@@ -86,7 +92,7 @@ impl Device {
                 "device {self}: this build has no WGSL backend; build with --features wgpu, or use --device cpu"
             )),
             _ => Error::device(format!(
-                "device {self}: this version has no PTX (CUDA) backend yet; use --device cpu or --device wgpu"
+                "device {self}: this build has no PTX backend; build with --features cuda, or use --device cpu or wgpu"
             )),
         }
     }
@@ -101,6 +107,8 @@ impl Device {
                 let workspace = |op: &Op| wgpu::workspace_bytes(op, program);
                 Ok(Plan::in_chunks(program, &workspace, wgpu::CHUNK_BYTES))
             }
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => Ok(cuda::plan(program)),
             _ => {
                 let reference = self.resolve()? == Device::CpuReference;
                 Ok(Plan::new(program, &|op: &Op| if reference { 0 } else { cpu::workspace_bytes(op, program) }))
@@ -115,6 +123,8 @@ impl Device {
         match self.resolve()? {
             #[cfg(feature = "wgpu")]
             Device::Wgpu(number) => Ok(Box::new(wgpu::WgpuExecutor::new(wgpu::Gpu::open(number)?, program)?)),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(number) => Ok(Box::new(cuda::CudaExecutor::new(cuda::Card::open(number)?, program)?)),
             device => {
                 let plan = device.plan(&program)?;
                 Ok(Box::new(cpu::CpuExecutor::new(program, plan, device == Device::CpuReference)?))
@@ -130,6 +140,15 @@ fn find_wgpu(number: usize) -> Result<()> {
 #[cfg(not(feature = "wgpu"))]
 fn find_wgpu(number: usize) -> Result<()> {
     Err(Device::Wgpu(number).missing())
+}
+
+#[cfg(feature = "cuda")]
+fn find_cuda(number: usize) -> Result<()> {
+    cuda::Card::find(number).map(drop)
+}
+#[cfg(not(feature = "cuda"))]
+fn find_cuda(number: usize) -> Result<()> {
+    Err(Device::Cuda(number).missing())
 }
 
 /// Time spent in one op since profiling began.

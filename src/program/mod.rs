@@ -65,6 +65,11 @@ impl Program {
     pub fn scope(&self, index: usize) -> &str {
         &self.scopes[self.steps[index].scope as usize]
     }
+    /// Name and layer of op `index`, for messages.
+    pub fn place(&self, index: usize) -> String {
+        let (name, scope) = (self.steps[index].op.name(), self.scope(index));
+        if scope.is_empty() { name.into() } else { format!("{name} in {scope}") }
+    }
     /// Ops of the phase called `name`; empty when there is none.
     pub fn phase(&self, name: &str) -> Range<usize> {
         self.phases.iter().find(|p| p.name == name).map_or(0..0, |p| p.ops.clone())

@@ -9,6 +9,7 @@ use xlnet::program::Program;
 use xlnet::tensor::{DType, TensorId};
 use xlnet::{ErrorKind, Result};
 
+use crate::Backend;
 use crate::setup::{Setup, Values};
 
 /// How far a result may be from the reference: `error <= relative * largest element + absolute`.
@@ -58,9 +59,9 @@ impl Case {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn run_alone(&self, device: Device, float: DType) -> Result<()> {
+    pub fn run_alone(&self, device: impl Into<Backend>, float: DType) -> Result<()> {
         let (program, values) = self.program(float)?;
-        run(device, program, &values).map(drop)
+        run(device.into(), program, &values).map(drop)
     }
     /// Program in `float` precision and values.
     ///
@@ -90,8 +91,8 @@ pub enum Outcome {
 }
 
 /// Runs `case` on `device` in `float` precision.
-pub fn run_case(device: Device, case: &Case, float: DType) -> Outcome {
-    outcome(reference(case).and_then(|want| compare_case(device, case, float, &want)))
+pub fn run_case(device: impl Into<Backend>, case: &Case, float: DType) -> Outcome {
+    outcome(reference(case).and_then(|want| compare_case(device.into(), case, float, &want)))
 }
 
 fn outcome(result: Result<f64, Stop>) -> Outcome {
@@ -120,10 +121,10 @@ impl From<xlnet::Error> for Stop {
 fn reference(case: &Case) -> Result<Vec<Values>, Stop> {
     let (program, values) = case.program(DType::F64)?;
     // A refusal of the reference is no excuse for the device under test.
-    run(Device::CpuReference, program, &values).map_err(|error| Stop::Failed(format!("reference: {error}")))
+    run(Device::CpuReference.into(), program, &values).map_err(|error| Stop::Failed(format!("reference: {error}")))
 }
 
-fn compare_case(device: Device, case: &Case, float: DType, want: &[Values]) -> Result<f64, Stop> {
+fn compare_case(device: Backend, case: &Case, float: DType, want: &[Values]) -> Result<f64, Stop> {
     let (program, values) = case.program(float)?;
     let written: HashSet<TensorId> =
         program.steps.iter().flat_map(|s| s.op.writes()).map(|w| program.base(w.id).0).collect();
@@ -157,7 +158,7 @@ fn compare_case(device: Device, case: &Case, float: DType, want: &[Values]) -> R
 }
 
 /// Runs all of `program`; what every tensor of `values` holds afterwards.
-fn run(device: Device, program: Program, values: &[(TensorId, Values)]) -> Result<Vec<Values>> {
+fn run(device: Backend, program: Program, values: &[(TensorId, Values)]) -> Result<Vec<Values>> {
     let program = Arc::new(program);
     let mut executor = device.open(program.clone())?;
     for (id, values) in values {
@@ -215,9 +216,9 @@ pub struct Support {
 
 impl Support {
     /// Runs all cases on all devices, each in the precision beside it; one line each.
-    pub fn run(columns: &[(Device, DType)], cases: &[Case]) -> Vec<Support> {
+    pub fn run(columns: &[(Backend, DType)], cases: &[Case]) -> Vec<Support> {
         let named =
-            |(device, float): &(Device, DType)| Support { name: format!("{device} {float}"), ..Support::default() };
+            |(device, float): &(Backend, DType)| Support { name: format!("{device} {float}"), ..Support::default() };
         let mut lines: Vec<Support> = columns.iter().map(named).collect();
         for case in cases {
             // The reference is slow: once a case is enough.

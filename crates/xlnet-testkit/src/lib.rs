@@ -7,16 +7,19 @@
 //! A new op needs cases here: a test asserts that no op of the vocabulary is without.
 
 pub mod attention;
+pub mod backend;
 pub mod case;
 pub mod cases;
 pub mod golden;
 pub mod golden_attention;
 pub mod gradients;
+pub mod interpreter;
 pub mod setup;
 
 use xlnet::backend::Device;
 use xlnet::tensor::DType;
 
+pub use backend::Backend;
 pub use case::{Case, Outcome, Support, run_case};
 pub use setup::Setup;
 
@@ -36,11 +39,11 @@ pub fn devices() -> xlnet::Result<Vec<Device>> {
 }
 
 /// The devices that single ops are tested on, with their precisions: [`devices`], and the first adapter of wgpu, a
-/// program on the processor being as good as hardware.
+/// program on the processor being as good as hardware, and the CUDA backend on the PTX interpreter.
 ///
 /// # Errors
 /// When `XLNET_DEVICE` is not a device, or there is no adapter although `XLNET_REQUIRE_WGPU` is set, as in CI.
-pub fn op_devices() -> xlnet::Result<Vec<(Device, DType)>> {
+pub fn op_devices() -> xlnet::Result<Vec<(Backend, DType)>> {
     let mut devices = devices()?;
     let adapter = Device::Wgpu(0).resolve();
     match adapter {
@@ -52,5 +55,8 @@ pub fn op_devices() -> xlnet::Result<Vec<(Device, DType)>> {
         Device::Cpu | Device::CpuReference => vec![DType::F32, DType::F64],
         _ => vec![DType::F32],
     };
-    Ok(devices.into_iter().flat_map(|device| floats(device).into_iter().map(move |float| (device, float))).collect())
+    let interpreters = Backend::INTERPRETERS.map(|backend| (backend, DType::F32));
+    let all =
+        devices.into_iter().flat_map(|device| floats(device).into_iter().map(move |float| (device.into(), float)));
+    Ok(all.chain(interpreters).collect())
 }

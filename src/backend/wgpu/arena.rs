@@ -1,7 +1,7 @@
 //! The plan's arenas as buffers: each in pieces that the adapter can allocate, nothing across a border.
 
 use super::device::Gpu;
-use super::lower::Slice;
+use crate::backend::lower::Slice;
 use crate::program::{ALIGNMENT, Placement, Plan, Program};
 use crate::tensor::{Role, TensorId};
 use crate::{Error, Result};

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use wgpu::{Backends, DeviceType, Features, Limits};
 
-use super::lower::Caps;
 use super::pipeline::Pipelines;
+use crate::backend::lower::Caps;
 use crate::{Error, Result};
 
 /// What an adapter is and can do.
@@ -235,6 +235,7 @@ impl Gpu {
 impl Caps {
     fn of(features: &Features, limits: &Limits, subgroup_min: u32, subgroup_max: u32) -> Caps {
         Caps {
+            language: crate::kernel::Language::Wgsl,
             f16: features.contains(Features::SHADER_F16),
             subgroups: features.contains(Features::SUBGROUP).then_some((subgroup_min, subgroup_max)),
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
@@ -243,7 +244,7 @@ impl Caps {
             storage_buffers: limits.max_storage_buffers_per_shader_stage as usize,
             workgroup_bytes: limits.max_compute_workgroup_storage_size as usize,
             invocations: limits.max_compute_invocations_per_workgroup,
-            groups: limits.max_compute_workgroups_per_dimension,
+            groups: [limits.max_compute_workgroups_per_dimension; 3],
         }
     }
 }

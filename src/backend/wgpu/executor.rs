@@ -1,6 +1,5 @@
 //! Runs programs on an adapter: everything is bound when the program is taken, a run only encodes.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,11 +8,11 @@ use wgpu::{BindGroup, BindGroupEntry, BindingResource, BufferBinding, BufferSize
 
 use super::arena::{Arenas, check_sizes, chunk_bytes};
 use super::device::Gpu;
-use super::lower::{Context, Launch, Slice, lower, workspace_bytes};
 use super::pipeline::UNIFORM_BYTES;
 use super::profile::Profiler;
+use crate::backend::indices::Indices;
+use crate::backend::lower::{Context, Launch, Slice, lower, workspace_bytes};
 use crate::backend::{Executor, OpTime};
-use crate::op::IndexRange;
 use crate::program::{Plan, Program};
 use crate::tensor::TensorId;
 use crate::{Error, Result};
@@ -31,12 +30,6 @@ struct Bound {
     grid: [u32; 3],
 }
 
-/// An index tensor that the host writes, and what it may hold.
-struct Checked {
-    op: usize,
-    range: IndexRange,
-}
-
 /// Runs programs on one adapter.
 pub struct WgpuExecutor {
     gpu: Arc<Gpu>,
@@ -51,9 +44,7 @@ pub struct WgpuExecutor {
     /// Copies waiting for the next submit.
     encoder: Option<wgpu::CommandEncoder>,
     readback: wgpu::Buffer,
-    checked: Vec<Checked>,
-    /// What the host wrote into index tensors that own bytes.
-    indices: HashMap<TensorId, Vec<i32>>,
+    indices: Indices,
     profiler: Option<Profiler>,
 }
 
@@ -66,7 +57,7 @@ impl WgpuExecutor {
         let chunk = chunk_bytes(gpu.info.caps.buffer_bytes);
         let plan = Plan::in_chunks(&program, &|op| workspace_bytes(op, &program), chunk);
         check_sizes(&program, &plan, chunk)?;
-        let checked = checked(&program)?;
+        let indices = Indices::new(&program)?;
         let layout = super::arena::Layout::new(&plan, chunk);
         let (mut lowered, mut first) = (vec![], vec![]);
         for (index, step) in program.steps.iter().enumerate() {
@@ -77,7 +68,7 @@ impl WgpuExecutor {
                 slice: &|id| layout.slice(plan.placement(id), program.tensor(id).dtype.size()),
                 workspace: plan.workspace(index).map(|placement| layout.slice(placement, 4)),
                 caps: &gpu.info.caps,
-                place: place(&program, index),
+                place: program.place(index),
             };
             lowered.extend(lower(&step.op, &context)?);
         }
@@ -117,7 +108,7 @@ impl WgpuExecutor {
             mapped_at_creation: false,
         });
         let belt = StagingBelt::new(gpu.device.clone(), plan.total_bytes().clamp(256, STAGED) as u64);
-        let (encoder, indices, profiler) = (None, HashMap::new(), None);
+        let (encoder, profiler) = (None, None);
         gpu.check()?;
         Ok(WgpuExecutor {
             gpu,
@@ -130,7 +121,6 @@ impl WgpuExecutor {
             belt,
             encoder,
             readback,
-            checked,
             indices,
             profiler,
         })
@@ -166,33 +156,6 @@ impl WgpuExecutor {
             self.belt.recall();
         }
         self.gpu.check()
-    }
-
-    /// Keeps a copy of an index tensor.
-    fn remember(&mut self, id: TensorId, bytes: &[u8]) {
-        let (base, offset) = self.program.base(id);
-        if !self.checked.iter().any(|checked| self.program.base(checked.range.id).0 == base) {
-            return;
-        }
-        let len = self.program.tensor(base).shape.len();
-        let values = self.indices.entry(base).or_insert_with(|| vec![0; len]);
-        let (words, _) = bytes.as_chunks::<4>();
-        for (value, word) in values[offset..].iter_mut().zip(words) {
-            *value = i32::from_ne_bytes(*word);
-        }
-    }
-
-    /// Requires that the index tensors of `ops` hold values in range.
-    fn check_indices(&self, ops: &Range<usize>) -> Result<()> {
-        for Checked { op, range } in self.checked.iter().filter(|checked| ops.contains(&checked.op)) {
-            let (base, offset) = self.program.base(range.id);
-            // What the host never wrote is zero, which is in range everywhere.
-            let Some(values) = self.indices.get(&base) else { continue };
-            let desc = self.program.tensor(range.id);
-            let values = &values[offset..offset + desc.shape.len()];
-            range.check(values, || place(&self.program, *op), &desc.name)?;
-        }
-        Ok(())
     }
 
     fn encode(&mut self, ops: Range<usize>) {
@@ -239,33 +202,6 @@ impl Bound {
         pass.set_bind_group(0, &self.storage, &[]);
         pass.set_bind_group(1, uniforms, &self.uniforms);
         pass.dispatch_workgroups(x, y, z);
-    }
-}
-
-/// Op and layer, for messages.
-fn place(program: &Program, index: usize) -> String {
-    let (name, scope) = (program.steps[index].op.name(), program.scope(index));
-    if scope.is_empty() { name.into() } else { format!("{name} in {scope}") }
-}
-
-/// The index tensors of all ops.
-///
-/// # Errors
-/// When an op writes one: values are checked where they enter, on the host.
-fn checked(program: &Program) -> Result<Vec<Checked>> {
-    let mut all = vec![];
-    for (op, step) in program.steps.iter().enumerate() {
-        all.extend(step.op.index_ranges(&program.tensors).into_iter().map(|range| Checked { op, range }));
-    }
-    let written = program.steps.iter().flat_map(|step| step.op.writes()).map(|target| program.base(target.id).0);
-    let written: std::collections::HashSet<TensorId> = written.collect();
-    match all.iter().find(|checked| written.contains(&program.base(checked.range.id).0)) {
-        None => Ok(all),
-        Some(Checked { op, range }) => Err(Error::device(format!(
-            "{}: {} is written by an op, but on wgpu index tensors must be inputs, so that they can be checked",
-            place(program, *op),
-            program.tensor(range.id).name
-        ))),
     }
 }
 
@@ -318,7 +254,7 @@ impl Executor for WgpuExecutor {
     fn write(&mut self, id: TensorId, bytes: &[u8]) -> Result<()> {
         let slice = self.slice(id, bytes.len())?;
         let Some(size) = BufferSize::new(bytes.len() as u64) else { return Ok(()) };
-        self.remember(id, bytes);
+        self.indices.remember(&self.program, id, bytes);
         let buffer = self.arenas.buffers[slice.buffer].clone();
         if bytes.len() > STAGED {
             // Copies encoded so far come first.
@@ -345,7 +281,7 @@ impl Executor for WgpuExecutor {
         if ops.end > len || ops.start > ops.end {
             return Err(Error::plan(format!("cannot run ops {ops:?} of a program of {len} ops")));
         }
-        self.check_indices(&ops)?;
+        self.indices.check(&self.program, &ops)?;
         // Time stamps fill up: a profiled run goes out in parts.
         let part = self.profiler.as_ref().map_or(usize::MAX, Profiler::capacity);
         let mut start = ops.start;

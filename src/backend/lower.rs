@@ -1,5 +1,6 @@
-//! From op to launches: which variant, on which bytes, with which sizes, over how many work groups. Plain data: nothing
-//! here touches a device.
+//! From op to launches, for all GPU backends: which variant, on which bytes, with which sizes, over how many work groups.
+//! Plain data: nothing here touches a device. WGSL and PTX kernels of one name have the same keys, buffers, params and
+//! grids; what differs is in [`Caps`].
 
 mod elementwise;
 mod layer_norm;
@@ -9,8 +10,8 @@ mod movement;
 
 use bytemuck::bytes_of;
 
-use crate::kernel::Variant;
 use crate::kernel::params::Params;
+use crate::kernel::{Language, Variant};
 use crate::op::Op;
 use crate::program::{ALIGNMENT, Program};
 use crate::tensor::{DType, TensorDesc, TensorId};
@@ -19,7 +20,9 @@ use crate::{Error, Result};
 /// What kernels may count on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caps {
-    /// Half-precision storage and arithmetic (SHADER_F16).
+    /// Language of the kernels.
+    pub language: Language,
+    /// Half-precision storage and arithmetic (SHADER_F16 of WGSL).
     pub f16: bool,
     /// Least and greatest subgroup size, where there are subgroup operations.
     pub subgroups: Option<(u32, u32)>,
@@ -36,13 +39,14 @@ pub struct Caps {
     /// Invocations of a work group.
     pub invocations: u32,
     /// Work groups in each dimension of a launch.
-    pub groups: u32,
+    pub groups: [u32; 3],
 }
 
 impl Default for Caps {
     /// A plain desktop adapter: what is lowered for it where there is no device.
     fn default() -> Self {
         Caps {
+            language: Language::Wgsl,
             f16: true,
             subgroups: None,
             timestamps: false,
@@ -51,7 +55,7 @@ impl Default for Caps {
             storage_buffers: 16,
             workgroup_bytes: 32 << 10,
             invocations: 1024,
-            groups: 65535,
+            groups: [65535; 3],
         }
     }
 }
@@ -151,8 +155,8 @@ pub fn lower(op: &Op, c: &Context) -> Result<Vec<Launch>> {
         Op::SquareNorm(op) => loss::square_norm(op, c),
         Op::Adam(op) => elementwise::adam(op, c),
         Op::RelAttention(_) | Op::RelAttentionGrad(_) => {
-            let name = op.name();
-            Err(Error::device(format!("{name} has no WGSL kernel yet; run this program on --device cpu")))
+            let (name, language) = (op.name(), c.caps.language);
+            Err(Error::device(format!("{name} has no {language} kernel yet; run this program on --device cpu")))
         }
     }
 }
@@ -177,6 +181,9 @@ impl Context<'_> {
     pub fn dtype(&self, id: TensorId) -> Result<&'static str> {
         let place = &self.place;
         match self.desc(id).dtype {
+            DType::F16 | DType::Bf16 if self.caps.language == Language::Ptx => {
+                Err(Error::device(format!("{place}: the PTX kernels are for f32 so far; build the program in f32")))
+            }
             DType::F32 => Ok("f32"),
             DType::I32 => Ok("i32"),
             DType::U32 => Ok("u32"),
@@ -185,7 +192,8 @@ impl Context<'_> {
                 "{place}: this adapter lacks SHADER_F16, which f16 needs; build the program in f32"
             ))),
             other => Err(Error::device(format!(
-                "{place}: WGSL has no {other}; build the program in f32, or in f16 where the adapter has SHADER_F16"
+                "{place}: {} has no {other}; build the program in f32, or in f16 where the adapter has it",
+                self.caps.language
             ))),
         }
     }
@@ -260,12 +268,12 @@ impl Context<'_> {
     /// # Errors
     /// When it has more groups than fit.
     pub fn fits(&self, grid: [u32; 3]) -> Result<[u32; 3]> {
-        if grid.iter().all(|&groups| groups <= self.caps.groups) {
+        if grid.iter().zip(&self.caps.groups).all(|(groups, most)| groups <= most) {
             return Ok(grid);
         }
         let most = self.caps.groups;
         Err(Error::device(format!(
-            "{}: a launch of {grid:?} work groups exceeds the adapter's {most} (max_compute_workgroups_per_dimension)",
+            "{}: a launch of {grid:?} work groups exceeds the {most:?} that this device takes; use a smaller batch",
             self.place
         )))
     }
@@ -275,10 +283,10 @@ impl Context<'_> {
     /// When there are more groups than fit.
     pub fn flat(&self, work: usize, per_group: usize) -> Result<[u32; 3]> {
         let groups = work.div_ceil(per_group).max(1);
-        let most = self.caps.groups as usize;
-        let x = groups.min(most);
+        let [most_x, most_y, _] = self.caps.groups.map(|most| most as usize);
+        let x = groups.min(most_x);
         let y = groups.div_ceil(x);
-        if y > most {
+        if y > most_y {
             return Err(Error::device(format!("{}: {work} elements are too many for one launch", self.place)));
         }
         Ok([x as u32, y as u32, 1])

@@ -1,0 +1,83 @@
+//! The CUDA backend on the PTX interpreter: the launches of a card, run and checked on the CPU.
+
+use std::sync::Arc;
+
+use ptx_interpreter::{Argument, Buffer, Machine, Module, Report, Schedule};
+use xlnet::backend::cuda::{CudaExecutor, Driver, KernelLaunch, KernelText};
+use xlnet::program::Program;
+use xlnet::{Error, Result};
+
+/// A machine that runs PTX without a GPU.
+pub struct Interpreter {
+    machine: Machine,
+    buffers: Vec<Buffer>,
+    modules: Vec<(Module, KernelText)>,
+    report: Report,
+}
+
+impl Interpreter {
+    /// A machine whose blocks, warps and lanes take turns as `schedule` says.
+    pub fn new(schedule: Schedule) -> Self {
+        let mut machine = Machine::new();
+        machine.schedule(schedule);
+        Interpreter { machine, buffers: vec![], modules: vec![], report: Report::default() }
+    }
+    /// Gives `program` to such a machine.
+    ///
+    /// # Errors
+    /// When an op has no PTX kernel.
+    pub fn open(schedule: Schedule, program: Arc<Program>) -> Result<CudaExecutor<Interpreter>> {
+        CudaExecutor::new(Interpreter::new(schedule), program)
+    }
+    /// What all launches did.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+    /// Buffer and offset of an address of the host.
+    fn locate(&self, address: u64) -> Result<(Buffer, usize)> {
+        let found = self.buffers.iter().find(|b| (b.address()..=b.address() + b.bytes() as u64).contains(&address));
+        let found = found.map(|b| (*b, (address - b.address()) as usize));
+        found.ok_or_else(|| Error::kernel(format!("address {address:#x} is in no buffer")))
+    }
+}
+
+fn kernel_error(error: ptx_interpreter::Error) -> Error {
+    Error::kernel(error.to_string())
+}
+
+impl Driver for Interpreter {
+    fn separates_tensors(&self) -> bool {
+        true
+    }
+    fn alloc(&mut self, name: &str, bytes: usize, zeroed: bool) -> Result<u64> {
+        let buffer = if zeroed { self.machine.upload(name, &vec![0; bytes]) } else { self.machine.alloc(name, bytes) };
+        self.buffers.push(buffer);
+        Ok(buffer.address())
+    }
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+        let (buffer, offset) = self.locate(address)?;
+        self.machine.write(buffer, offset, bytes).map_err(kernel_error)
+    }
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        let (buffer, offset) = self.locate(address)?;
+        self.machine.read(buffer, offset, bytes).map_err(kernel_error)
+    }
+    fn load(&mut self, kernel: &KernelText) -> Result<usize> {
+        let module = Module::parse(&kernel.rendered.text)
+            .map_err(|error| Error::kernel(format!("{}: {error}", kernel.rendered.label)))?;
+        self.modules.push((module, kernel.clone()));
+        Ok(self.modules.len() - 1)
+    }
+    fn launch(&mut self, launch: &KernelLaunch) -> Result<()> {
+        let (module, kernel) = &self.modules[launch.kernel];
+        let addresses = launch.addresses.iter().map(|address| Argument::U64(*address));
+        let arguments: Vec<_> = [Argument::Bytes(launch.params.clone())].into_iter().chain(addresses).collect();
+        let report = self.machine.launch(module, kernel.entry, launch.grid, launch.block, 0, &arguments);
+        let report = report.map_err(|error| Error::kernel(format!("{}: {error}", kernel.rendered.label)))?;
+        self.report.add(&report);
+        Ok(())
+    }
+    fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
+}

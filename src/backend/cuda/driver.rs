@@ -1,0 +1,57 @@
+//! What the executor needs of a machine that runs PTX.
+
+use super::KernelText;
+use crate::Result;
+
+/// A kernel on its operands: what a driver is asked to launch.
+#[derive(Clone, Debug)]
+pub struct KernelLaunch {
+    /// Number that [`Driver::load`] gave.
+    pub kernel: usize,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// First parameter of the entry: bytes of the params struct.
+    pub params: Vec<u8>,
+    /// The other parameters: an address for each buffer.
+    pub addresses: Vec<u64>,
+}
+
+/// A machine with memory that loads and launches kernels, in order.
+pub trait Driver: Send {
+    /// Whether every tensor gets memory of its own, so that an index that runs off its end is seen.
+    fn separates_tensors(&self) -> bool {
+        false
+    }
+    /// Memory, aligned to 256 bytes; zero where `zeroed`, anything otherwise. `name` is for messages.
+    ///
+    /// # Errors
+    /// When there is not that much.
+    fn alloc(&mut self, name: &str, bytes: usize, zeroed: bool) -> Result<u64>;
+    /// Copies to the machine.
+    ///
+    /// # Errors
+    /// When the machine fails.
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()>;
+    /// Copies from the machine, after everything that was launched before.
+    ///
+    /// # Errors
+    /// When the machine or an earlier launch failed.
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()>;
+    /// Compiles a kernel; the number stands for it in launches.
+    ///
+    /// # Errors
+    /// When the machine cannot compile it.
+    fn load(&mut self, kernel: &KernelText) -> Result<usize>;
+    /// Launches a kernel.
+    ///
+    /// # Errors
+    /// When the machine refuses; what goes wrong later is told by `sync` or `read`.
+    fn launch(&mut self, launch: &KernelLaunch) -> Result<()>;
+    /// Waits until everything is done.
+    ///
+    /// # Errors
+    /// When the machine or a launch failed.
+    fn sync(&mut self) -> Result<()>;
+}

@@ -1,0 +1,51 @@
+//! From variant to the text of one module with one kernel.
+
+use crate::kernel::{Language, Rendered, Variant, render};
+use crate::{Error, Result};
+
+/// A kernel as it is given to a driver.
+#[derive(Clone, Debug)]
+pub struct KernelText {
+    /// Text, label and hash.
+    pub rendered: Rendered,
+    /// Name of the entry: that of the template.
+    pub entry: &'static str,
+    /// Threads of a block, from `.reqntid`.
+    pub block: [u32; 3],
+}
+
+impl KernelText {
+    /// Renders `variant` and reads the size of its blocks.
+    ///
+    /// # Errors
+    /// When the template is wrong; names it.
+    pub fn new(variant: &Variant) -> Result<Self> {
+        let rendered = render(Language::Ptx, variant)?;
+        let block = block(&rendered.text).ok_or_else(|| {
+            Error::kernel(format!("kernel {variant}: its text has no line .reqntid with one to three sizes"))
+        })?;
+        Ok(KernelText { rendered, entry: variant.template, block })
+    }
+}
+
+fn block(text: &str) -> Option<[u32; 3]> {
+    let sizes = text.lines().find_map(|line| line.trim().strip_prefix(".reqntid"))?;
+    let mut block = [1; 3];
+    for (i, size) in sizes.split(',').enumerate() {
+        *block.get_mut(i)? = size.trim().parse().ok()?;
+    }
+    Some(block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_sizes_are_read() {
+        assert_eq!(block(".visible .entry x(\n.reqntid 64\n{"), Some([64, 1, 1]));
+        assert_eq!(block("    .reqntid 8, 4, 2"), Some([8, 4, 2]));
+        assert_eq!(block(".maxntid 64"), None);
+        assert_eq!(block(".reqntid many"), None);
+    }
+}
