@@ -38,6 +38,9 @@ pub(crate) enum Vote {
 /// `(what memory holds, operand b, operand c) -> what memory holds then`
 pub(crate) type Update = fn(u64, u64, u64) -> u64;
 
+/// What a comparison is joined with: how, the predicate, and whether that is negated.
+pub(crate) type Join = (fn(u32, u32) -> u32, Pred, bool);
+
 /// An address operand.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Address {
@@ -71,7 +74,7 @@ pub(crate) enum Op {
         q: Pred,
         a: Reg,
         b: Reg,
-        join: Option<(fn(u32, u32) -> u32, Pred, bool)>,
+        join: Option<Join>,
     },
     /// `set`: all ones or 1.0 where the comparison holds.
     Set {

@@ -319,9 +319,8 @@ impl Parser {
     fn offset(&mut self) -> Result<i64> {
         let mut sum = 0;
         loop {
-            if self.take('+') {
-                sum += self.int()?;
-            } else if self.is('-') {
+            // A minus belongs to the number.
+            if self.take('+') || self.is('-') {
                 sum += self.int()?;
             } else {
                 return Ok(sum);
