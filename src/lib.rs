@@ -60,5 +60,6 @@ pub mod data;
 pub mod model;
 pub mod op;
 pub mod program;
+pub mod task;
 pub mod tensor;
 pub mod train;

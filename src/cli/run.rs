@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
-use super::args::{Cli, Command, CorpusCommand, ProgramCommand, VocabCommand};
+use super::args::{Cli, Command, CorpusCommand, FeaturesCommand, ProgramCommand, VocabCommand};
 use super::{commands, flags};
 
 const FAILED: u8 = 1;
@@ -72,10 +72,14 @@ fn run(command: Command) -> anyhow::Result<Done> {
     match command {
         Command::Demo(args) => return commands::demo::run(&args),
         Command::Pretrain(args) => return commands::pretrain::run(*args),
+        Command::Finetune(args) => return commands::finetune::run(*args),
+        Command::Evaluate(args) => commands::evaluate::run(*args),
+        Command::Predict(args) => commands::predict::run(*args),
         Command::Vocab(VocabCommand::Train(args)) => commands::vocab::train(&args),
         Command::Vocab(VocabCommand::Encode(args)) => commands::vocab::encode(&args),
         Command::Corpus(CorpusCommand::Build(args)) => commands::corpus::build(&args),
         Command::Corpus(CorpusCommand::Inspect(args)) => commands::corpus::inspect(&args),
+        Command::Features(FeaturesCommand::Dump(args)) => commands::features::dump(*args),
         Command::Program(ProgramCommand::Dump(args)) => commands::program::dump(&args),
         Command::Program(ProgramCommand::Plan(args)) => commands::program::plan(&args),
         Command::Memory(args) => commands::memory::run(&args),

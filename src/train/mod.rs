@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod init;
+pub mod keys;
 pub mod load;
 pub mod metrics;
 #[cfg(feature = "cli")]
@@ -11,7 +12,7 @@ pub mod run_config;
 pub mod run_plan;
 pub mod schedule;
 pub mod session;
-mod start;
+pub(crate) mod start;
 pub mod state;
 pub mod step;
 pub mod tensorboard;

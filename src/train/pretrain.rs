@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::keys::Keyed;
 use super::metrics::{MetricsWriter, Row, Speed, Window, row};
 use super::run_plan::RunPlan;
 use super::session::{Session, StepResult};

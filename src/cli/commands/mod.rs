@@ -3,7 +3,11 @@
 pub mod corpus;
 pub mod demo;
 pub mod doctor;
+pub mod evaluate;
+pub mod features;
+pub mod finetune;
 pub mod memory;
+pub mod predict;
 pub mod pretrain;
 pub mod program;
 pub mod vocab;

@@ -11,6 +11,7 @@ use crate::cli::args::PretrainArgs;
 use crate::cli::output::{bar, line, print};
 use crate::cli::run::Done;
 use crate::cli::size::{bytes, grouped};
+use crate::train::keys::Keyed;
 use crate::train::pretrain::{Event, Outcome, Pretraining};
 use crate::train::run_config::RunConfig;
 use crate::train::run_plan::RunPlan;
@@ -44,7 +45,7 @@ pub fn pretrain(plan: RunPlan) -> anyhow::Result<Done> {
 }
 
 /// A flag that the first Ctrl-C or SIGTERM sets; the second ends the process at once.
-fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     let handler = move || {
