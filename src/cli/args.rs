@@ -6,12 +6,17 @@ use std::str::FromStr;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+pub use self::task::{
+    EmbedArgs, EvaluateArgs, FeaturesCommand, FeaturesDumpArgs, FillArgs, FinetuneArgs, GenerateArgs,
+    LanguageModelArgs, PredictArgs, ServeArgs, VectorFormat,
+};
 use super::flags::{RunFlags, switch_if_bool};
 use super::size::parse_bytes;
 use crate::backend::Device;
 use crate::data::record_info::Split;
-use crate::task::config::FinetuneConfig;
 use crate::train::run_config::RunConfig;
+
+mod task;
 
 /// XLNet pretraining and fine-tuning.
 #[derive(Debug, Parser)]
@@ -45,6 +50,14 @@ pub enum Command {
     Evaluate(Box<EvaluateArgs>),
     /// Write a fine-tuned model's predictions for a file.
     Predict(Box<PredictArgs>),
+    /// Answer requests with a fine-tuned model over HTTP.
+    Serve(ServeArgs),
+    /// Write vectors of tokens or of whole lines of text.
+    Embed(EmbedArgs),
+    /// Tell the most likely tokens for <mask> in a text.
+    Fill(FillArgs),
+    /// Continue a text.
+    Generate(GenerateArgs),
     /// Look at what a task's examples become.
     #[command(subcommand)]
     Features(FeaturesCommand),
@@ -346,64 +359,6 @@ pub enum Recomputation {
     None,
     /// Each layer's forward pass: about a third more arithmetic.
     Layer,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  xlnet finetune --settings sts-b-large --data_dir sts-b --init_checkpoint xlnet-large \\\n    \
-                        --model_dir runs/sts-b\n  xlnet finetune --task_name text --data_dir mine --text_a review --label \
-                        stars --init_checkpoint base --model_dir runs/mine\n\nThe best model, a Hugging Face directory, \
-                        is MODEL_DIR/best; the same command goes on with a run that was stopped."
-)]
-pub struct FinetuneArgs {
-    /// A run file in TOML.
-    pub run: Option<PathBuf>,
-    /// Print the settings as they would be used, and stop.
-    #[arg(long)]
-    pub dry_run: bool,
-    #[command(flatten)]
-    pub flags: RunFlags<FinetuneConfig>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  xlnet evaluate --model_dir runs/sts-b --data_dir sts-b --eval_split dev\n\nTask, \
-                        lengths and casing are those of training; --eval_all_ckpt scores every checkpoint.")]
-pub struct EvaluateArgs {
-    /// A run file in TOML.
-    pub run: Option<PathBuf>,
-    #[command(flatten)]
-    pub flags: RunFlags<FinetuneConfig>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  xlnet predict --model_dir runs/sts-b --predict_file mine.tsv --predict_dir out")]
-pub struct PredictArgs {
-    /// A run file in TOML.
-    pub run: Option<PathBuf>,
-    #[command(flatten)]
-    pub flags: RunFlags<FinetuneConfig>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum FeaturesCommand {
-    /// Write the converted features of a task as JSON lines, padded, by the names of the original's records.
-    #[command(after_help = "Example:\n  xlnet features dump --task_name squad --data_dir squad --split dev \\\n    \
-                            --spiece_model_file spiece.model --max_seq_length 384 --output dev.jsonl")]
-    Dump(Box<FeaturesDumpArgs>),
-}
-
-#[derive(Debug, Args)]
-pub struct FeaturesDumpArgs {
-    /// A run file in TOML.
-    pub run: Option<PathBuf>,
-    /// Which set: train, dev or test; spans of train have their answers' places.
-    #[arg(long, default_value_t = Split::Dev, value_name = "SPLIT")]
-    pub split: Split,
-    /// The file to write; standard output when absent.
-    #[arg(long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    #[command(flatten)]
-    pub flags: RunFlags<FinetuneConfig>,
 }
 
 #[derive(Debug, Subcommand)]

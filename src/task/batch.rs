@@ -87,7 +87,13 @@ pub fn upload(session: &mut Session, task: &Task, features: &[&Feature]) -> Resu
 }
 
 /// Every tagged word of the batch weighs the same.
-fn upload_tags(session: &mut Session, features: &[&Feature], padding: Padding, rows: usize, length: usize) -> Result<()> {
+fn upload_tags(
+    session: &mut Session,
+    features: &[&Feature],
+    padding: Padding,
+    rows: usize,
+    length: usize,
+) -> Result<()> {
     let mut labels = vec![-1; rows * length];
     for (row, feature) in features.iter().enumerate() {
         if let Target::Tokens(tags) = &feature.target {
@@ -111,7 +117,8 @@ fn upload_spans(
 ) -> Result<()> {
     // Rows of padding may point at their first position.
     let mut barred: Vec<f32> = (0..rows * length).map(|i| if i % length == 0 { 0.0 } else { 1.0 }).collect();
-    let (mut starts, mut ends, mut cls, mut impossible) = (vec![0; rows], vec![0; rows], vec![0; rows], vec![0.0; rows]);
+    let (mut starts, mut ends, mut cls, mut impossible) =
+        (vec![0; rows], vec![0; rows], vec![0; rows], vec![0.0; rows]);
     for (row, feature) in features.iter().enumerate() {
         barred[row * length..][..length].copy_from_slice(&feature.barred(length));
         cls[row] = feature.cls() as i32;

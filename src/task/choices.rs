@@ -50,8 +50,12 @@ pub fn read_race(dir: &Path, split: Split, levels: Levels, remarks: &mut Remarks
     for level in wanted {
         for path in files_of(&dir.join(split.to_string()).join(level), None)? {
             let text = read_text(&path)?;
-            let passage: Passage = serde_json::from_str(&text)
-                .map_err(|e| Error::data(&path, format!("this is no RACE passage: {e}; it needs article, questions, options, answers")))?;
+            let passage: Passage = serde_json::from_str(&text).map_err(|e| {
+                Error::data(
+                    &path,
+                    format!("this is no RACE passage: {e}; it needs article, questions, options, answers"),
+                )
+            })?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             for (i, question) in passage.questions.iter().enumerate() {
                 let options = passage.options.get(i).map_or(&[][..], Vec::as_slice);
@@ -110,7 +114,10 @@ pub fn read_lines(path: &Path, choices: Option<usize>, remarks: &mut Remarks) ->
         let got = line.choices.len();
         if got != expected || got < 2 {
             let expected = expected.max(2);
-            return Err(Error::data(path, format!("line {number}: {expected} choices are expected, but there are {got}")));
+            return Err(Error::data(
+                path,
+                format!("line {number}: {expected} choices are expected, but there are {got}"),
+            ));
         }
         if let Some(label) = line.label.filter(|&label| label >= got) {
             return Err(Error::data(path, format!("line {number}: the label must be below {got}, but is {label}")));

@@ -190,7 +190,11 @@ const DEAD_KEYS: &[DeadKey] = &[
     dead("predict_batch_size", Kind::Text, "eval_batch_size counts for both"),
     dead("use_bfloat16", Kind::Bool, "arithmetic is 32-bit"),
     dead("use_tpu", Kind::Bool, "there is no TPU backend; see device"),
-    dead("num_core_per_host", Kind::Text, "one device does the work; train_batch_size counts all examples of an update"),
+    dead(
+        "num_core_per_host",
+        Kind::Text,
+        "one device does the work; train_batch_size counts all examples of an update",
+    ),
     dead("num_hosts", Kind::Text, "one process does the work"),
     dead("master", Kind::Text, "there is no TPU backend"),
     dead("tpu", Kind::Text, "there is no TPU backend"),
@@ -255,7 +259,9 @@ impl FinetuneConfig {
         let file = if split == Split::Train { &self.train_file } else { &self.predict_file };
         if file.is_none() && self.data_dir.as_os_str().is_empty() {
             let key = if split == Split::Train { "train_file" } else { "predict_file" };
-            return Err(Error::config(format!("data_dir is missing: name the directory of the task's files, or {key}")));
+            return Err(Error::config(format!(
+                "data_dir is missing: name the directory of the task's files, or {key}"
+            )));
         }
         Ok(Place { dir: self.data_dir.clone(), split, file: file.clone() })
     }
@@ -472,8 +478,12 @@ mod tests {
             config.resolve(&task, 10_000).unwrap();
             assert!(config.train_steps.unwrap() > config.warmup_steps.unwrap(), "{name}");
         }
-        let config = FinetuneConfig::load(None, table("settings = \"squad-base\"\ntrain_steps = 7\nseeds = \"3,4\"")).unwrap();
-        assert_eq!((config.train_steps, config.learning_rate, config.seeds().unwrap()), (Some(7), Some(2e-5), vec![3, 4]));
+        let config =
+            FinetuneConfig::load(None, table("settings = \"squad-base\"\ntrain_steps = 7\nseeds = \"3,4\"")).unwrap();
+        assert_eq!(
+            (config.train_steps, config.learning_rate, config.seeds().unwrap()),
+            (Some(7), Some(2e-5), vec![3, 4])
+        );
         let sentence = FinetuneConfig::load(None, table("settings = \"squad\"")).unwrap_err().to_string();
         assert!(sentence.contains("did you mean squad-"), "{sentence}");
     }
@@ -484,7 +494,8 @@ mod tests {
         config.resolve(&task, 100).unwrap();
         let got = (config.train_steps, config.learning_rate, config.lr_layer_decay_rate, config.max_seq_length);
         assert_eq!(got, (Some(8000), Some(3e-5), Some(0.75), Some(512)));
-        let mut config = FinetuneConfig { task_name: "csc".into(), num_train_epochs: Some(3.0), ..FinetuneConfig::default() };
+        let mut config =
+            FinetuneConfig { task_name: "csc".into(), num_train_epochs: Some(3.0), ..FinetuneConfig::default() };
         let task = config.task().unwrap();
         config.resolve(&task, 9600).unwrap();
         assert_eq!((config.train_steps, config.warmup_steps), (Some(3600), Some(360)));

@@ -182,8 +182,7 @@ impl Conversion {
                     };
                     return Ok(group.iter().map(mismatch).collect());
                 };
-                let convert =
-                    |&i: &usize| span::convert::convert(of(i), i, &pieces, encoder, lengths, training, clamp);
+                let convert = |&i: &usize| span::convert::convert(of(i), i, &pieces, encoder, lengths, training, clamp);
                 group.iter().map(convert).collect()
             };
             let converted: Vec<_> = part.par_iter().map(one).collect::<Result<_>>()?;

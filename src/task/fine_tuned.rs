@@ -176,7 +176,8 @@ impl FineTuned {
         };
         let file_path = beside(TASK_FILE);
         if !file_path.exists() {
-            let what = format!("there is no {TASK_FILE} here, which `xlnet finetune` writes: name the directory it made");
+            let what =
+                format!("there is no {TASK_FILE} here, which `xlnet finetune` writes: name the directory it made");
             return Err(Error::data(dir, what));
         }
         let file = TaskFile::read(&file_path)?;
@@ -192,7 +193,11 @@ impl FineTuned {
             summary: SummaryOptions { kind: file.summary_type, projection: file.use_summ_proj },
             clamp_len: model.hf.clamp_len.and_then(|len| usize::try_from(len).ok()).filter(|&len| len > 0),
             layer_norm_eps: model.hf.layer_norm_eps.map_or(LAYER_NORM_EPS, |eps| eps as f32),
-            attention: if model.hf.attn_type.as_deref() == Some("uni") { AttentionType::Uni } else { AttentionType::Bi },
+            attention: if model.hf.attn_type.as_deref() == Some("uni") {
+                AttentionType::Uni
+            } else {
+                AttentionType::Bi
+            },
             max_seq_length: file.conversion.max_seq_length,
             batch: batch.max(1),
             search: file.search,

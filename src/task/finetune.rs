@@ -122,14 +122,22 @@ impl Finetuning {
             return Err(Error::data(&train.path, "no example could be converted"));
         }
         let dev = match config.do_eval {
-            true => Some(Dataset::load(&task, &config.eval_place()?, &conversion, &tokenizer, reading(config.eval_examples))?),
+            true => Some(Dataset::load(
+                &task,
+                &config.eval_place()?,
+                &conversion,
+                &tokenizer,
+                reading(config.eval_examples),
+            )?),
             false => None,
         };
         config.resolve(&task, train.features.len())?;
         let model = model_sizes(&config)?;
         if tokenizer.vocab_size() > model.n_token {
             let (pieces, tokens) = (tokenizer.vocab_size(), model.n_token);
-            let what = format!("has {pieces} pieces, but the model's vocabulary has {tokens} (n_token); use the model's own vocabulary");
+            let what = format!(
+                "has {pieces} pieces, but the model's vocabulary has {tokens} (n_token); use the model's own vocabulary"
+            );
             return Err(Error::data(tokenizer.path(), what));
         }
         let setup = Setup {
@@ -183,9 +191,17 @@ impl Finetuning {
     /// When the loss stops being a number, the device fails, or a file cannot be written.
     pub fn run(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<Outcome> {
         let (train_steps, iterations) = (self.config.train_steps.unwrap_or(0), self.config.iterations);
-        let (parameters, length) = (self.session.program().parameter_count(), self.session.options().transformer.length);
+        let (parameters, length) =
+            (self.session.program().parameter_count(), self.session.options().transformer.length);
         let (step, device_bytes) = (self.session.step(), self.session.exec().held_bytes());
-        observe(Event::Start { step, train_steps, parameters, device_bytes, features: self.train.features.len(), length });
+        observe(Event::Start {
+            step,
+            train_steps,
+            parameters,
+            device_bytes,
+            features: self.train.features.len(),
+            length,
+        });
         let tokens = (self.config.train_batch_size.unwrap_or(1) * self.setup.task.rows() * length) as u64;
         let mut speed = Speed::default();
         let mut saved = None;
@@ -199,7 +215,9 @@ impl Finetuning {
                 self.metrics.write(row)?;
                 (self.window, speed) = (Window::default(), Speed::default());
             }
-            if self.config.save_steps.is_some_and(|every| result.step.is_multiple_of(every)) || result.step == train_steps {
+            if self.config.save_steps.is_some_and(|every| result.step.is_multiple_of(every))
+                || result.step == train_steps
+            {
                 self.checkpoint(observe)?;
                 saved = Some(result.step);
                 speed = Speed::default();
@@ -447,7 +465,6 @@ impl Order {
         self.epoch.as_ref().map_or(0, |(_, order)| order[at])
     }
 }
-
 
 #[cfg(test)]
 mod tests {

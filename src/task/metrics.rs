@@ -133,7 +133,10 @@ mod tests {
     #[test]
     fn entities_of_every_scheme() {
         let entity = |class: &str, a, b| (class.to_owned(), a, b);
-        assert_eq!(entities(&["B-P", "I-P", "O", "I-L", "B-L"]), [entity("P", 0, 2), entity("L", 3, 4), entity("L", 4, 5)]);
+        assert_eq!(
+            entities(&["B-P", "I-P", "O", "I-L", "B-L"]),
+            [entity("P", 0, 2), entity("L", 3, 4), entity("L", 4, 5)]
+        );
         assert_eq!(entities(&["S-P", "B-P", "E-P", "I-Q"]), [entity("P", 0, 1), entity("P", 1, 3), entity("Q", 3, 4)]);
         assert_eq!(entities(&[]), []);
     }

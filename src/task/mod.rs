@@ -9,12 +9,14 @@ pub mod cache;
 pub mod choices;
 pub mod config;
 pub mod convert;
+pub mod embed;
 pub mod encoder;
 pub mod evaluate;
 pub mod example;
 pub mod feature;
 pub mod fine_tuned;
 pub mod finetune;
+pub mod generate;
 pub mod metrics;
 pub mod predict;
 pub mod span;
@@ -150,9 +152,7 @@ impl Task {
             }
             "squad1.1" => squad(false, false, "", ["train-v1.1.json", "dev-v1.1.json", "test-v1.1.json"], "f1"),
             "cmrc2018" => squad(false, true, "cmrc2018_", json, "AVERAGE"),
-            "drcd" => {
-                squad(false, true, "DRCD_", ["training.json", "dev.json", "test.json"], "AVERAGE")
-            }
+            "drcd" => squad(false, true, "DRCD_", ["training.json", "dev.json", "test.json"], "AVERAGE"),
             "race" => Ok(task(Answer::Choice(4), Source::Race(custom.levels), "eval_accuracy")),
             "choice" => {
                 let file = file_of(train, "train.jsonl");
@@ -218,7 +218,8 @@ impl Task {
             self.check_labelled(place, &examples)?;
         }
         if examples.is_empty() {
-            let why = remarks.skipped.first().map_or(String::new(), |first| format!("; the first one left out: {first}"));
+            let why =
+                remarks.skipped.first().map_or(String::new(), |first| format!("; the first one left out: {first}"));
             return Err(Error::data(self.file(place), format!("there are no examples{why}")));
         }
         Ok((examples, remarks))
@@ -293,8 +294,9 @@ impl Custom {
             label: Some(column(self.label.as_deref().unwrap_or("label"))),
             only: None,
         };
-        let splits = [Split::Train, Split::Dev, Split::Test]
-            .map(|split| of(split).map(|path| (split, path.strip_prefix(&train.dir).unwrap_or(&path).into(), layout.clone())));
+        let splits = [Split::Train, Split::Dev, Split::Test].map(|split| {
+            of(split).map(|path| (split, path.strip_prefix(&train.dir).unwrap_or(&path).into(), layout.clone()))
+        });
         let splits = splits.into_iter().collect::<Result<Vec<_>>>()?;
         Ok(TextSource { splits, repair: texts::Repair::None, renamed: vec![] })
     }
@@ -303,11 +305,15 @@ impl Custom {
 fn check_labels(labels: &[String]) -> Result<()> {
     if labels.len() < 2 {
         let got = labels.join(", ");
-        return Err(Error::config(format!("a classifier needs at least two labels, but there are {got:?}; is a number meant (is_regression)?")));
+        return Err(Error::config(format!(
+            "a classifier needs at least two labels, but there are {got:?}; is a number meant (is_regression)?"
+        )));
     }
     if labels.len() > 10_000 {
         let got = labels.len();
-        return Err(Error::config(format!("there are {got} different labels; is a number meant (is_regression), or another column?")));
+        return Err(Error::config(format!(
+            "there are {got} different labels; is a number meant (is_regression), or another column?"
+        )));
     }
     Ok(())
 }

@@ -11,9 +11,11 @@ use crate::{Error, Result};
 /// Columns from 0; the tag is the last one when absent.
 pub type Columns = (usize, Option<usize>);
 
-/// Words and tags of each sentence, as text.
-fn sentences(path: &Path, (word, tag): Columns, labelled: bool) -> Result<Vec<(usize, Vec<(String, Option<String>)>)>> {
-    let mut all: Vec<(usize, Vec<(String, Option<String>)>)> = vec![];
+/// A sentence as text: the line of its first word, and words with their tags.
+type Sentence = (usize, Vec<(String, Option<String>)>);
+
+fn sentences(path: &Path, (word, tag): Columns, labelled: bool) -> Result<Vec<Sentence>> {
+    let mut all: Vec<Sentence> = vec![];
     let mut open = false;
     for (i, line) in read_text(path)?.lines().enumerate() {
         let cells: Vec<&str> = line.split_whitespace().collect();
@@ -114,7 +116,9 @@ pub fn convert(
         }
         if sequence.len() + ids.len() > max_seq_length - 2 {
             let (line, lost) = (example.line + i, example.words.len() - i);
-            cut = Some(format!("the last {lost} words of the sentence, from line {line}, do not fit {max_seq_length} tokens"));
+            cut = Some(format!(
+                "the last {lost} words of the sentence, from line {line}, do not fit {max_seq_length} tokens"
+            ));
             break;
         }
         tags.push(example.tags.get(i).map_or(0, |&tag| tag as i32));

@@ -309,7 +309,11 @@ pub fn convert(example: &TextExample, index: usize, encoder: &Encoder, max_seq_l
         a.truncate(max_seq_length - 2);
     } else {
         while a.len() + b.len() > max_seq_length - 3 {
-            if a.len() > b.len() { a.pop() } else { b.pop() };
+            if a.len() > b.len() {
+                a.pop()
+            } else {
+                b.pop()
+            };
         }
     }
     let target = match example.label {

@@ -83,16 +83,16 @@ impl Output {
                 file.append(text.as_bytes())?;
                 file.append(b"\n")
             }
-            Output::Standard(out) => writeln!(out, "{text}").map_err(|e| crate::Error::io("write", "standard output", e)),
+            Output::Standard(out) => {
+                writeln!(out, "{text}").map_err(|e| crate::Error::io("write", "standard output", e))
+            }
         }
     }
     /// Gives the file its name.
     pub fn finish(self) -> crate::Result<()> {
         match self {
             Output::File(file) => file.commit(),
-            Output::Standard(mut out) => {
-                out.flush().map_err(|e| crate::Error::io("write", "standard output", e))
-            }
+            Output::Standard(mut out) => out.flush().map_err(|e| crate::Error::io("write", "standard output", e)),
         }
     }
 }

@@ -16,8 +16,8 @@ use crate::cli::output::{bar, line, print};
 use crate::cli::run::Done;
 use crate::cli::size::{bytes, grouped};
 use crate::task::config::FinetuneConfig;
-use crate::task::finetune::{Best, Event, Finetuning};
 use crate::task::fine_tuned::BEST;
+use crate::task::finetune::{Best, Event, Finetuning};
 use crate::task::metrics::Scores;
 use crate::train::keys::Keyed;
 use crate::train::pretrain::Outcome;
@@ -88,7 +88,10 @@ fn show(bar: &ProgressBar, event: Event) {
             bar.set_position(step);
             bar.reset_eta();
             let (parameters, held) = (grouped(parameters as u64), bytes(device_bytes));
-            line(bar, &format!("{parameters} parameters, {held} on the device, {features} features of {length} tokens"));
+            line(
+                bar,
+                &format!("{parameters} parameters, {held} on the device, {features} features of {length} tokens"),
+            );
             if step > 0 {
                 line(bar, &format!("going on at step {step}"));
             }

@@ -115,7 +115,8 @@ pub fn convert(
         Some(answer) => {
             let place = answer.start.and_then(|start| pieces.answer(start, answer.text.chars().count(), clamp));
             if place.is_none() {
-                let (id, at) = (&question.id, answer.start.map_or("an unknown place".into(), |at| format!("character {at}")));
+                let (id, at) =
+                    (&question.id, answer.start.map_or("an unknown place".into(), |at| format!("character {at}")));
                 return Ok(Err(format!("question {id}: the answer at {at} is not in its paragraph")));
             }
             place

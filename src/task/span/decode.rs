@@ -215,7 +215,7 @@ mod tests {
         let scores = WindowScores {
             starts: vec![(3, -0.1), (1, -0.5), (2, -0.6), (0, -1.0)],
             ends: vec![
-                vec![(3, -0.1), (4, 0.0)],           // the last piece can't be used
+                vec![(3, -0.1), (4, 0.0)],            // the last piece can't be used
                 vec![(1, -0.5), (2, -0.5), (0, 0.0)], // equals stay in order; an end before the start goes
                 vec![(2, 0.0)],                       // seen better elsewhere
                 vec![(2, -0.2), (1, -3.0)],

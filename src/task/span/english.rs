@@ -184,14 +184,22 @@ mod tests {
     fn thresholds_weigh_refusals_against_answers() {
         let questions = Questions {
             contexts: vec![],
-            questions: vec![question("a", &["x y", "x"]), question("b", &[]), question("c", &["z"]), question("d", &[])],
+            questions: vec![
+                question("a", &["x y", "x"]),
+                question("b", &[]),
+                question("c", &["z"]),
+                question("d", &[]),
+            ],
         };
         let answers =
             [answered("a", "x", -3.0), answered("b", "w", -2.0), answered("c", "z", -1.0), answered("d", "v", 4.0)];
         let scores = score_v2(&questions, &answers, None);
         // Nothing answered 2, then a 3, b 2, c 3, d 2.
         assert_eq!((scores["best_exact"], scores["best_exact_thresh"]), (75.0, -3.0));
-        assert_eq!((scores["exact"], scores["HasAns_f1"], scores["NoAns_f1"], scores["has_ans_f1"]), (50.0, 100.0, 0.0, 1.0));
+        assert_eq!(
+            (scores["exact"], scores["HasAns_f1"], scores["NoAns_f1"], scores["has_ans_f1"]),
+            (50.0, 100.0, 0.0, 1.0)
+        );
         let refused = score_v2(&questions, &answers, Some(-2.5));
         assert_eq!((refused["exact"], refused["HasAns_exact"], refused["NoAns_exact"]), (75.0, 50.0, 100.0));
         let v1 = score_v1(&questions, &answers);
