@@ -311,14 +311,16 @@ impl FinetuneConfig {
     /// A sentence that names the key.
     pub fn resolve(&mut self, task: &Task, examples: usize) -> Result<()> {
         let program = program(task);
-        let pick = |classifier, race, squad| match program {
-            Program::Classifier => classifier,
-            Program::Race => race,
-            Program::Squad => squad,
-        };
-        let batch = *self.train_batch_size.get_or_insert(pick(8, 8, 48) as usize);
+        fn pick<T>(program: Program, [classifier, race, squad]: [T; 3]) -> T {
+            match program {
+                Program::Classifier => classifier,
+                Program::Race => race,
+                Program::Squad => squad,
+            }
+        }
+        let batch = *self.train_batch_size.get_or_insert(pick(program, [8, 8, 48]));
         self.max_seq_length.get_or_insert(default_length(task));
-        self.learning_rate.get_or_insert(pick(1, 2, 3) as f64 * 1e-5);
+        self.learning_rate.get_or_insert(pick(program, [1e-5, 2e-5, 3e-5]));
         self.lr_layer_decay_rate.get_or_insert(if program == Program::Squad { 0.75 } else { 1.0 });
         self.adam_epsilon.get_or_insert(if program == Program::Classifier { 1e-8 } else { 1e-6 });
         for (key, value) in [
@@ -351,7 +353,7 @@ impl FinetuneConfig {
             self.train_steps = Some(steps);
             self.warmup_steps.get_or_insert((0.1 * steps as f64) as u64);
         }
-        let steps = *self.train_steps.get_or_insert(pick(1000, 12_000, 8000));
+        let steps = *self.train_steps.get_or_insert(pick(program, [1000, 12_000, 8000]));
         self.warmup_steps.get_or_insert(0);
         if steps == 0 {
             return Err(Error::config("train_steps must be at least 1, but is 0"));

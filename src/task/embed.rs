@@ -232,7 +232,13 @@ impl Embedder {
             // The space before a word is no part of it.
             let first = first + usize::from(count > 1 && token.piece.starts_with(SPACE_MARK));
             let characters = alignment.as_ref().filter(|_| count > 0).and_then(|alignment| {
-                let start = partner(&alignment.to_context, first, Some(context.len()), true)?;
+                // A space that the vocabulary put before the text stands nowhere.
+                let lone = token.piece.chars().all(|c| c == SPACE_MARK);
+                let start = match alignment.to_context[first] {
+                    Some(at) => at as usize,
+                    None if lone => return None,
+                    None => partner(&alignment.to_context, first, Some(context.len()), true)?,
+                };
                 let end = partner(&alignment.to_context, at - 1, Some(context.len()), false)?;
                 Some((start + offset, end.max(start) + 1 + offset))
             });

@@ -7,9 +7,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
+use xlnet::api::{Batch, RunConfig, XlnetModel};
 use xlnet::backend::Device;
 use xlnet::config::XlnetConfig;
 use xlnet::data::text::TextOptions;
+use xlnet::model::heads::SummaryType;
 use xlnet::model::hugging_face::{Architecture, HuggingFaceSettings, write_model};
 use xlnet::model::{QueryKind, TransformerOptions};
 use xlnet::task::config::FinetuneConfig;
@@ -283,4 +285,46 @@ fn guesses_and_continuations() {
     let greedy = Sampling { temperature: 0.0, ..how };
     assert_eq!(run(&Sampling { seed: 9, ..greedy }), run(&greedy));
     assert!(model.generate(" ", &how, &mut |_| true).unwrap_err().to_string().contains("empty"));
+}
+
+/// The original's abstraction: the same answers as the embedder's, and memories that carry over.
+#[test]
+fn the_model_as_the_original_has_it() {
+    let place = Place::new();
+    let dir = language_model(&place);
+    let ids: Vec<i32> = place.tokenizer().encode_ids("anna has books").unwrap().iter().map(|&id| id as i32).collect();
+    let input_ids = [ids.clone(), vec![4, 3]].concat();
+    let length = input_ids.len();
+    let run = RunConfig { batch: 1, length, mem_len: 0, ..RunConfig::default() };
+    let mut model = XlnetModel::from_pretrained(&dir, &run).unwrap();
+    let seg_ids = [vec![0; length - 1], vec![2]].concat();
+    let batch = Batch { input_ids, seg_ids, input_mask: vec![0; length] };
+    model.run(&batch).unwrap();
+    let options = EmbedOptions {
+        layers: Layers::Last,
+        pooling: Pooling::None,
+        text: TextOptions::default(),
+        max_seq_length: 40,
+        batch: 1,
+        device: Device::Cpu,
+    };
+    let embedded = &Embedder::open(&dir, None, options).unwrap().embed(&["anna has books".to_owned()]).unwrap()[0];
+    let got = model.sequence_output().unwrap();
+    assert!(got.iter().zip(embedded.vectors.iter().flatten()).all(|(a, b)| (a - b).abs() < 1e-5));
+    assert_eq!(model.pooled_out(SummaryType::Last, false).unwrap(), got[(length - 1) * 32..]);
+    assert!(model.pooled_out(SummaryType::Mean, true).unwrap().iter().all(|x| x.abs() <= 1.0));
+    assert_eq!(model.new_memory().unwrap().len(), 0);
+
+    let mut model = XlnetModel::from_pretrained(&dir, &RunConfig { mem_len: 5, ..run }).unwrap();
+    model.run(&batch).unwrap();
+    let memory = model.new_memory().unwrap();
+    assert_eq!((memory.len(), memory[0].len()), (2, 5 * 32));
+    let table = model.embedding_table().unwrap();
+    // The newest memory of the first layer is the embedding of CLS.
+    assert_eq!(memory[0][4 * 32..], table[3 * 32..4 * 32]);
+    model.run(&batch).unwrap();
+    let second = model.sequence_output().unwrap();
+    model.set_memory(&memory).unwrap();
+    model.run(&batch).unwrap();
+    assert_eq!(model.sequence_output().unwrap(), second);
 }

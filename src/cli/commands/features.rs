@@ -18,6 +18,7 @@ pub fn dump(args: FeaturesDumpArgs) -> anyhow::Result<()> {
     let config = FinetuneConfig::load(args.run.as_deref(), args.flags.0)?;
     let task = config.task()?;
     let conversion = config.conversion(&task);
+    conversion.validate(&task)?;
     let Some(vocabulary) = &config.spiece_model_file else {
         bail!("spiece_model_file is missing: name the SentencePiece model");
     };
