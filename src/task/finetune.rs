@@ -25,6 +25,7 @@ use crate::tensor::DType;
 use crate::train::checkpoint::{ModelDescription, latest, save_checkpoint};
 use crate::train::keys::Keyed;
 use crate::train::load::{LoadOptions, download_weights, load_into};
+use crate::train::lock::RunLock;
 use crate::train::metrics::{MetricsWriter, Row, Speed, Window, row};
 use crate::train::pretrain::Outcome;
 use crate::train::session::{Session, StepResult};
@@ -93,6 +94,7 @@ pub struct Finetuning {
     order: Order,
     best: Option<Best>,
     stale: u64,
+    _lock: RunLock,
 }
 
 impl Finetuning {
@@ -156,12 +158,28 @@ impl Finetuning {
         let options = step_options(&config, &setup, length);
         let mut session = Session::new(&setup.model, options, device, config.seed)?;
         let file = TaskFile::new(&config, &setup.task, &tokenizer);
+        std::fs::create_dir_all(&config.model_dir).map_err(|e| Error::io("create", &config.model_dir, e))?;
+        let lock = RunLock::acquire(&config.model_dir)?;
         let (best, window) = start(&config, &mut session, &file)?;
         file.write(&config.model_dir, &tokenizer)?;
         write_settings(&config)?;
         let metrics = MetricsWriter::open(&config.model_dir, session.step(), config.tensorboard)?;
         let order = Order::new(train.features.len(), config.seed);
-        Ok(Finetuning { config, setup, file, tokenizer, session, train, dev, metrics, window, order, best, stale: 0 })
+        Ok(Finetuning {
+            config,
+            setup,
+            file,
+            tokenizer,
+            session,
+            train,
+            dev,
+            metrics,
+            window,
+            order,
+            best,
+            stale: 0,
+            _lock: lock,
+        })
     }
 
     /// The settings with every derived value filled in.
