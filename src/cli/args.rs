@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 pub use self::task::{
     EmbedArgs, EvaluateArgs, FeaturesCommand, FeaturesDumpArgs, FillArgs, FinetuneArgs, GenerateArgs,
-    LanguageModelArgs, PredictArgs, ServeArgs, VectorFormat,
+    LanguageModelArgs, PredictArgs, ScoreArgs, ServeArgs, VectorFormat,
 };
 use super::flags::{RunFlags, switch_if_bool};
 use super::size::parse_bytes;
@@ -50,6 +50,8 @@ pub enum Command {
     Evaluate(Box<EvaluateArgs>),
     /// Write a fine-tuned model's predictions for a file.
     Predict(Box<PredictArgs>),
+    /// Score a file of answers to questions as the official scripts do.
+    Score(ScoreArgs),
     /// Answer requests with a fine-tuned model over HTTP.
     Serve(ServeArgs),
     /// Write vectors of tokens or of whole lines of text.

@@ -79,6 +79,7 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Vocab(VocabCommand::Encode(args)) => commands::vocab::encode(&args),
         Command::Corpus(CorpusCommand::Build(args)) => commands::corpus::build(&args),
         Command::Corpus(CorpusCommand::Inspect(args)) => commands::corpus::inspect(&args),
+        Command::Score(args) => commands::score::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
         Command::Embed(args) => commands::embed::run(&args),
         Command::Fill(args) => commands::generate::fill(&args),

@@ -167,7 +167,7 @@ fn a_thousand_requests_and_bad_ones() {
 
     // SIGTERM ends it in good order.
     let pid = server.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert!(Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status().unwrap().success());
     assert!(server.child.wait().unwrap().success());
 }
 

@@ -232,3 +232,26 @@ pub struct FeaturesDumpArgs {
     #[command(flatten)]
     pub flags: RunFlags<FinetuneConfig>,
 }
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  xlnet score --task_name squad --gold dev-v2.0.json --predictions out/predictions.json \\\n    \
+                        --null_odds out/null_odds.json"
+)]
+pub struct ScoreArgs {
+    /// squad, squad1.1, cmrc2018 or drcd.
+    #[arg(long = "task_name", value_name = "TASK")]
+    pub task_name: String,
+    /// The questions with their answers.
+    #[arg(long, value_name = "FILE")]
+    pub gold: PathBuf,
+    /// A JSON object of answers by question id.
+    #[arg(long, value_name = "FILE")]
+    pub predictions: PathBuf,
+    /// A JSON object of no-answer logits by question id, for the best thresholds.
+    #[arg(long = "null_odds", value_name = "FILE")]
+    pub null_odds: Option<PathBuf>,
+    /// Questions whose no-answer logit is above this count as answered by nothing.
+    #[arg(long = "null_threshold", value_name = "X", allow_negative_numbers = true)]
+    pub null_threshold: Option<f64>,
+}

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod predict;
 pub mod pretrain;
 pub mod program;
+pub mod score;
 pub mod serve;
 pub mod vocab;
 

@@ -123,6 +123,8 @@ pub fn score_v2(questions: &Questions, answers: &[Answered], threshold: Option<f
         let f1 = mean(&wanted, &|s| after(s, s.f1));
         scores.extend(exact.map(|value| (format!("{part}exact"), value)));
         scores.extend(f1.map(|value| (format!("{part}f1"), value)));
+        let total = all.iter().filter(|s| wanted(s)).count();
+        scores.insert(format!("{part}total"), total as f64);
     }
     for (name, score) in [("exact", (|s: &Scored| s.exact) as fn(&Scored) -> f64), ("f1", |s| s.f1)] {
         let (best, threshold) = best_threshold(&all, score);
