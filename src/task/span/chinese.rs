@@ -49,10 +49,10 @@ fn words(run: &str) -> Vec<String> {
         let (before, after) = (i.checked_sub(1).map(|i| chars[i]), chars.get(i + 1).copied());
         match c {
             ';' | '@' | '#' | '$' | '%' | '&' | '?' | '!' | '[' | ']' | '(' | ')' | '{' | '}' | '<' | '>' | '«'
-            | '»' | '‘' | '„' => text.extend([' ', c, ' ']),
+            | '»' | '‘' | '„' | '–' | '—' => text.extend([' ', c, ' ']),
             // An opening quote becomes two back-ticks, a closing one two apostrophes: no token of a prediction differs.
             '"' => {
-                let opens = before.is_none_or(|b| " ([{<".contains(b));
+                let opens = before.is_none_or(|b| " ([{<«‘„".contains(b)) || text.ends_with(" `` ");
                 text.push_str(if opens { " `` " } else { " '' " });
             }
             ',' if after.is_some_and(|a| !a.is_numeric()) => text.extend([' ', ',']),
@@ -82,7 +82,8 @@ fn ends_sentence(chars: &[char], at: usize, last: Option<usize>) -> bool {
         return true;
     }
     let word: Vec<char> = chars[..at].iter().rev().take_while(|c| !is_space(**c)).copied().collect();
-    rest.first().is_some_and(|c| is_space(*c)) && word.len() > 1 && !word.contains(&'.')
+    let letters = word.iter().filter(|c| c.is_alphanumeric()).count();
+    rest.first().is_some_and(|c| is_space(*c)) && letters > 1 && !word.contains(&'.')
 }
 
 /// `'s`, `n't` and the like are words of their own.
@@ -175,6 +176,7 @@ mod tests {
         assert_eq!(units("《Windows 7》，是微软的"), ["windows", "7", "是", "微", "软", "的"]);
         assert_eq!(units("约3.5%（1,000人）"), ["约", "3.5", "%", "1,000", "人"]);
         assert_eq!(units("it's a dog."), ["it", "'s", "a", "dog", "."]);
+        assert_eq!(units("1982–2013年，\"s. elunchun"), ["1982", "–", "2013", "年", "``", "s.", "elunchun"]);
     }
     #[test]
     fn runs_are_contiguous() {

@@ -126,8 +126,10 @@ pub fn score_v2(questions: &Questions, answers: &[Answered], threshold: Option<f
         let total = all.iter().filter(|s| wanted(s)).count();
         scores.insert(format!("{part}total"), total as f64);
     }
+    // All questions of the file count here, those that were not answered too, as in the official script.
+    let unanswerable = questions.questions.iter().filter(|q| q.answers.is_empty()).count();
     for (name, score) in [("exact", (|s: &Scored| s.exact) as fn(&Scored) -> f64), ("f1", |s| s.f1)] {
-        let (best, threshold) = best_threshold(&all, score);
+        let (best, threshold) = best_threshold(&all, unanswerable, score);
         scores.insert(format!("best_{name}"), best);
         scores.insert(format!("best_{name}_thresh"), threshold);
         if let Some(percent) = mean(&|s| s.answerable, &score) {
@@ -138,10 +140,10 @@ pub fn score_v2(questions: &Questions, answers: &[Answered], threshold: Option<f
 }
 
 /// Walks up the thresholds from "answer nothing": the best score in percent, and the threshold it has.
-fn best_threshold(all: &[Scored], score: fn(&Scored) -> f64) -> (f64, f64) {
+fn best_threshold(all: &[Scored], unanswerable: usize, score: fn(&Scored) -> f64) -> (f64, f64) {
     let mut sorted: Vec<&Scored> = all.iter().collect();
     sorted.sort_by(|a, b| a.no_answer.total_cmp(&b.no_answer));
-    let mut current = all.iter().filter(|s| !s.answerable).count() as f64;
+    let mut current = unanswerable as f64;
     let (mut best, mut threshold) = (current, 0.0);
     for s in sorted {
         current += match (s.answerable, s.empty) {
