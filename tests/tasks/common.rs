@@ -46,7 +46,7 @@ impl Place {
             threads: 1,
             ..VocabOptions::default()
         };
-        let made = train_vocab(&options, &dir.path().join("spiece.model")).unwrap();
+        let made = train_vocab(&options, dir.path().join("spiece.model")).unwrap();
         let sizes = json!({"n_layer": 2, "d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64,
             "ff_activation": "gelu", "untie_r": true, "n_token": made.vocab_size});
         fs::write(dir.path().join("sizes.json"), sizes.to_string()).unwrap();

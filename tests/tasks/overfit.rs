@@ -41,7 +41,7 @@ fn again(config: &FinetuneConfig, scores: &xlnet::task::metrics::Scores) -> (Fin
 fn classes_of_single_texts() {
     let place = Place::new();
     let row = |i: usize| {
-        let (label, word) = if i % 2 == 0 { ("1", "good") } else { ("0", "awful") };
+        let (label, word) = if i.is_multiple_of(2) { ("1", "good") } else { ("0", "awful") };
         format!("{label}\tthe weather was {word} , {} has {}\n", NAMES[i % 8], belongings(i))
     };
     let rows = format!("label\ttext_a\n{}", (0..24).map(row).collect::<String>());
