@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod features;
 pub mod finetune;
 pub mod generate;
+pub mod kernels;
 pub mod memory;
 pub mod predict;
 pub mod pretrain;
