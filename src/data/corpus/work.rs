@@ -21,6 +21,13 @@ enum Entry {
     Written(Written),
 }
 
+/// Reads a line, check sum and JSON; `None` when it was cut off or damaged.
+fn entry(line: &[u8]) -> Option<Entry> {
+    let (sum, text) = std::str::from_utf8(line).ok()?.strip_suffix('\n')?.split_once(' ')?;
+    let sum = u32::from_str_radix(sum, 16).ok()?;
+    (sum == crc32c::crc32c(text.as_bytes())).then(|| serde_json::from_str(text).ok()).flatten()
+}
+
 /// Records on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Written {
@@ -78,8 +85,7 @@ impl Work {
         loop {
             line.clear();
             lines.read_until(b'\n', &mut line)?;
-            let entry = line.ends_with(b"\n").then(|| serde_json::from_slice(&line).ok()).flatten();
-            match entry {
+            match entry(&line) {
                 Some(Entry::Build(there)) if length == 0 && there == build => {}
                 Some(Entry::Read(news)) if length > 0 => self.read.advance(news),
                 Some(Entry::Written(written)) if length > 0 => self.written = written,
@@ -135,9 +141,9 @@ impl Work {
 
     fn append(&mut self, entry: &Entry) -> Result<()> {
         let fail = |e| Error::io("write", self.directory.join("journal.jsonl"), e);
-        let mut line = serde_json::to_vec(entry).map_err(|e| fail(e.into()))?;
-        line.push(b'\n');
-        self.journal.write_all(&line).and_then(|()| self.journal.sync_data()).map_err(fail)
+        let text = serde_json::to_string(entry).map_err(|e| fail(e.into()))?;
+        let line = format!("{:08x} {text}\n", crc32c::crc32c(text.as_bytes()));
+        self.journal.write_all(line.as_bytes()).and_then(|()| self.journal.sync_data()).map_err(fail)
     }
 
     /// Removes the directory with all that is in it.
@@ -187,6 +193,17 @@ mod tests {
             let work = Work::open(&records, "this build").unwrap();
             assert_eq!((&work.read, work.written.steps), (&state, 4), "{cut}");
         }
+        // A bit that flipped ends the journal there.
+        let intact = std::fs::read(&path).unwrap();
+        for at in 0..intact.len() {
+            let mut flipped = intact.clone();
+            flipped[at] ^= 1 << (at % 8);
+            std::fs::write(&path, flipped).unwrap();
+            let work = Work::open(&records, "this build").unwrap();
+            let states = [0, 7, 9].map(|tokens| work.read.extent.tokens == tokens);
+            assert!(states.contains(&true) && [0, 4].contains(&work.written.steps), "{at}");
+        }
+        std::fs::write(&path, intact).unwrap();
         let mut work = Work::open(&records, "this build").unwrap();
         work.read.extent.cut(2, 0);
         work.rewrite("this build").unwrap();

@@ -54,7 +54,7 @@ fn text_shows_what_a_person_asks_for() {
     // Backwards rows are shown as they were written.
     view.backward = Some(true);
     let text = view.to_text();
-    assert!(text.contains("  . mat a [<on>] sat [s cat] the") && text.contains("as it was written"), "{text}");
+    assert!(text.contains("  . mat a [<on>] sat[s cat] the") && text.contains("as it was written"), "{text}");
 }
 
 #[test]
