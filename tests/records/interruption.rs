@@ -1,6 +1,6 @@
 //! Builds that are killed, and what they hold in memory.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::*;

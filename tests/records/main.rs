@@ -3,11 +3,13 @@
 mod damage;
 mod interruption;
 mod original;
+#[path = "../common/program.rs"]
+mod program;
 mod traps;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
+use program::{fails, files, succeeds, xlnet};
 use xlnet::data::corpus::{CorpusOptions, CorpusReport, build_corpus};
 use xlnet::data::encode::IdVocabulary;
 use xlnet::data::loader::{Loader, LoaderOptions};
@@ -15,31 +17,10 @@ use xlnet::data::record::Record;
 use xlnet::data::record_info::{RecordQuery, RecordSet};
 use xlnet::data::tfrecord::RecordReader;
 
-/// Runs `xlnet` in `dir` with the words of `line`.
-fn xlnet(dir: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xlnet"));
-    command.current_dir(dir).env_remove("XLNET_LOG").args(line.split_whitespace());
-    command.output().expect("the program starts")
-}
-
-#[track_caller]
-fn succeeds(dir: &Path, line: &str) -> String {
-    let out = xlnet(dir, line);
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{line}: {}\n{stderr}", out.status);
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
 /// The command fails with one sentence that contains every one of `parts`.
 #[track_caller]
 fn refuses(dir: &Path, line: &str, parts: &[&str]) {
-    let out = xlnet(dir, line);
-    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(1), "{line}: {stderr}");
-    assert!(stderr.starts_with("error: ") && stderr.trim_end().lines().count() == 1, "{line}: {stderr}");
-    for part in parts {
-        assert!(stderr.contains(part), "{line}: no {part:?} in {stderr}");
-    }
+    fails(dir, line, 1, parts);
 }
 
 /// A file of ids, each of them once: sentences of 1 to 9 ids, a blank line after every 20.
@@ -93,13 +74,6 @@ fn find(directory: &Path, query: RecordQuery) -> xlnet::Result<RecordSet> {
 
 fn load(set: &RecordSet) -> xlnet::Result<Loader> {
     Loader::open(set, &LoaderOptions { prefetch: 0, ..LoaderOptions::default() })
-}
-
-fn files(dir: &Path, suffix: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let mut found: Vec<PathBuf> = entries.filter(|path| path.to_string_lossy().ends_with(suffix)).collect();
-    found.sort();
-    found
 }
 
 /// A copy of `from`, folders and all.

@@ -66,7 +66,9 @@ impl Work {
                 let what = "another process builds these records now; wait for it, or use another save_dir";
                 return Err(Error::data(records, what));
             }
-            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
+            Err(TryLockError::Error(e)) => {
+                tracing::warn!("{} cannot be locked ({e}); see to it that no other build uses it", path.display());
+            }
         }
         let mut work = Self { directory, journal, read: ReadState::default(), written: Written::default() };
         let length = work.replay(build).map_err(fail)?;
