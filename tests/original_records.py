@@ -3,10 +3,12 @@
   pip install tensorflow-cpu sentencepiece && pip install --no-deps xlnet-tensorflow==1.1.2
   python tests/original_records.py build --input_glob='text/*.txt' --sp_path=spiece.model --save_dir=corpus ...
   python tests/original_records.py read corpus/tfrecords [--perm_size N]
+  python tests/original_records.py compare ORIGINAL.tfrecords OURS.tfrecords
 
 `xlnet-tensorflow` is the original program (Apache-2.0) as a package. `build` runs its data_utils with the flags given;
 `read` runs its get_input_fn, with the settings that the names of the record_info files tell, over every record, and
-checks what it gives against the records themselves. Only names that TensorFlow has moved or dropped are put back.
+checks what it gives against the records themselves. `compare` checks that what the original does not draw at random, the
+first halves of all records, is equal. Only names that TensorFlow has moved or dropped are put back.
 """
 
 import glob
@@ -123,6 +125,38 @@ def read(directory, perm_size):
         print(f"{directory}: {len(info['filenames'])} files, {count} records, {targets} targets: as the original reads them")
 
 
+def compare(original, ours):
+    tf = original_tensorflow()
+
+    def rows(path):
+        for payload in tf.python_io.tf_record_iterator(path):
+            features = tf.train.Example.FromString(payload).features.feature
+            yield {key: list(value.int64_list.value) for key, value in features.items()}
+
+    def shares(total, row):
+        half = len(row["input"]) // 2
+        for key, value in {
+            "predicted in the first half": sum(row["is_masked"][:half]),
+            "predicted in the second half": sum(row["is_masked"][half:]),
+            "B follows A": row["label"][0],
+            "length of A": row["seg_id"][half:].index(1) - 1,
+            "records": 1,
+        }.items():
+            total[key] = total.get(key, 0) + value
+
+    count, theirs_total, ours_total = 0, {}, {}
+    for theirs, mine in zip(rows(original), rows(ours)):
+        half = len(theirs["input"]) // 2
+        for key in ("input", "target", "seg_id"):
+            assert theirs[key][:half] == mine[key][:half], (count, key)
+        shares(theirs_total, theirs)
+        shares(ours_total, mine)
+        count += 1
+    print(f"{count} records have equal first halves")
+    for key in list(ours_total)[:-1]:
+        print(f"{key}: {theirs_total[key] / count:.3f} a record, ours {ours_total[key] / count:.3f}")
+
+
 if __name__ == "__main__":
     command, rest = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     if command == "build":
@@ -130,5 +164,7 @@ if __name__ == "__main__":
     elif command == "read" and rest:
         size = int(rest[2]) if rest[1:2] == ["--perm_size"] else None
         read(rest[0], size)
+    elif command == "compare" and len(rest) == 2:
+        compare(*rest)
     else:
         sys.exit(__doc__)

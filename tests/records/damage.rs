@@ -91,8 +91,9 @@ fn vocabularies() {
         std::fs::write(&path, bytes).unwrap();
         match Tokenizer::open(&path) {
             Ok(tokenizer) => {
-                let ids = tokenizer.encode_ids("the 3 cats saw Ünïcödé dogs, 2,000,").map(|ids| ids.len());
-                assert!(ids.is_err() || ids.unwrap() > 0);
+                if let Ok(ids) = tokenizer.encode_ids("the 3 cats saw Ünïcödé dogs, 2,000,") {
+                    assert!(!ids.is_empty());
+                }
             }
             Err(e) => {
                 is_a_sentence(&e, "spiece.model");
