@@ -7,6 +7,7 @@ use crate::config::XlnetConfig;
 use crate::data::loader::LoaderOptions;
 use crate::data::permutation::check_perm_size;
 use crate::data::record_info::{RecordInfo, RecordQuery, RecordSet, RecordSettings};
+use crate::data::tokenizer::Tokenizer;
 use crate::model::{MaskKind, QueryKind, TransformerOptions};
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -44,6 +45,8 @@ impl RunPlan {
             mask_beta: config.mask_beta,
             num_predict: config.num_predict.map(Some),
             num_passes: config.num_passes,
+            num_core_per_host: config.num_core_per_host,
+            vocabulary_hash: vocabulary_in_use(&config)?,
             ..RecordQuery::default()
         };
         let records = RecordSet::find(&config.record_info_dir.0, &query)?;
@@ -143,6 +146,13 @@ fn check_batch(settings: &RecordSettings, accumulate: usize) -> Result<()> {
     Ok(())
 }
 
+/// SHA-256 of the vocabulary that `sp_path` names, or that lies beside the weights to start from.
+fn vocabulary_in_use(config: &RunConfig) -> Result<Option<String>> {
+    let beside = || config.init_checkpoint.as_ref().map(|dir| dir.join("spiece.model")).filter(|path| path.is_file());
+    let Some(path) = config.sp_path.clone().or_else(beside) else { return Ok(None) };
+    Ok(Some(Tokenizer::open(&path)?.vocabulary_hash().to_owned()))
+}
+
 /// Size of the vocabulary that our corpus builder noted; the original notes it in a file we do not need.
 fn vocabulary_size(records: &RecordSet) -> Result<Option<usize>> {
     let Some(files) = records.files.first() else { return Ok(None) };
@@ -164,6 +174,7 @@ fn held_out(config: &RunConfig, records: &RecordSet) -> Result<Option<RecordSet>
         reuse_len: records.settings.reuse_len,
         uncased: Some(records.settings.uncased),
         vocabulary_hash: records.vocabulary_hash.clone(),
+        keep_accents: records.keep_accents,
         ..RecordQuery::default()
     };
     let set = RecordSet::find(directories, &query)?;
