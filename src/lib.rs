@@ -12,6 +12,7 @@
 //! | run steps | [`train::session::Session`], [`train::step::StepOptions`] |
 //! | turn text into batches | [`data`] |
 //! | add a backend | [`backend::Executor`] |
+//! | train on several devices | [`distributed`] |
 //!
 //! One training step of a tiny language model:
 //!
@@ -57,6 +58,7 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod distributed;
 pub mod model;
 pub mod op;
 pub mod program;

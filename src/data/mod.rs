@@ -15,6 +15,7 @@ pub mod permutation;
 pub mod record;
 pub mod record_info;
 pub mod segment;
+pub mod share;
 pub mod special;
 pub mod text;
 pub mod tfrecord;

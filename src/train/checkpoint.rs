@@ -263,6 +263,17 @@ impl Checkpoint {
     /// # Errors
     /// When the checkpoint is of another model, optimiser or batch, or the device fails.
     pub fn load(&self, step: &StepProgram, exec: &mut dyn Executor) -> Result<()> {
+        self.read(step, None, &mut |id, bytes| exec.write(id, &bytes))
+    }
+
+    /// Like [`Checkpoint::load`], but hands each tensor to `write`. Memories are of `batch` rows, where that is not the
+    /// program's own number.
+    pub(super) fn read(
+        &self,
+        step: &StepProgram,
+        batch: Option<usize>,
+        write: &mut dyn FnMut(TensorId, Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
         let config_path = self.path.join(CONFIG_FILE);
         let config = XlnetConfig::read(&config_path)?;
         let untied = step.program.find("transformer.r_w_bias").is_none();
@@ -271,7 +282,10 @@ impl Checkpoint {
             return Err(Error::data(config_path, what));
         }
         let mut plan = vec![];
-        for (name, stored) in tensor_files(step, config.n_layer) {
+        for (name, mut stored) in tensor_files(step, config.n_layer) {
+            if name == MEMORY_FILE {
+                set_rows(&mut stored, batch);
+            }
             let file = TensorFile::open(&self.path.join(name))?;
             let wanted = |name: &String| stored.iter().any(|(_, entry)| entry.name == *name);
             // A program without optimiser or memory leaves them alone; one with some must know all.
@@ -289,11 +303,18 @@ impl Checkpoint {
             for (id, entry) in stored {
                 // Every layer has the same copy of a tied bias; the first is enough.
                 if last.replace(id) != Some(id) {
-                    exec.write(id, &file.read_bytes(&entry.name)?)?;
+                    write(id, file.read_bytes(&entry.name)?)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Gives memories the rows of the whole batch, where a program has a share of it only.
+fn set_rows(memories: &mut Stored, batch: Option<usize>) {
+    for (_, entry) in memories {
+        entry.shape[0] = batch.unwrap_or(entry.shape[0]);
     }
 }
 
