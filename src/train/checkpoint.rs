@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::ranks::Rows;
 use super::state::{FORMAT_VERSION, StateFile, TrainState};
 use super::step::StepProgram;
 use crate::atomic::{public, sync_directory};
@@ -287,8 +288,10 @@ impl Checkpoint {
         }
         let mut plan = vec![];
         for (name, mut stored) in tensor_files(step, config.n_layer) {
-            if name == MEMORY_FILE {
-                set_rows(&mut stored, batch);
+            if name == MEMORY_FILE
+                && let Some(batch) = batch
+            {
+                stored.iter_mut().for_each(|(_, entry)| entry.shape[0] = batch);
             }
             let file = TensorFile::open(&self.path.join(name))?;
             let wanted = |name: &String| stored.iter().any(|(_, entry)| entry.name == *name);
@@ -315,10 +318,13 @@ impl Checkpoint {
     }
 }
 
-/// Gives memories the rows of the whole batch, where a program has a share of it only.
-fn set_rows(memories: &mut Stored, batch: Option<usize>) {
-    for (_, entry) in memories {
-        entry.shape[0] = batch.unwrap_or(entry.shape[0]);
+/// Gives tensors the number of rows that `memory` has of them: a program may have a share of the batch only.
+pub(super) fn set_memory_rows(files: &mut [(&'static str, Stored); 3], memory: &[Rows]) {
+    for (id, entry) in files.iter_mut().flat_map(|(_, stored)| stored) {
+        if let Some((_, bytes)) = memory.iter().find(|(of, _)| of == id) {
+            let row: usize = entry.shape[1..].iter().product();
+            entry.shape[0] = bytes.len() * 8 / entry.dtype.bitsize() / row.max(1);
+        }
     }
 }
 

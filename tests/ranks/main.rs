@@ -5,4 +5,4 @@
 mod program;
 mod runs;
 mod sessions;
-//mod whole_runs;
+mod whole_runs;

@@ -135,7 +135,10 @@ fn a_dead_rank_ends_the_run_with_its_name() {
         assert_eq!(end.stderr.matches("has ended without a word").count(), 3, "{}", end.stderr);
     }
     // The last checkpoint is a good one: two ranks go on from it.
-    let newest = files(&dir.join("m"), "").iter().filter_map(|path| path.to_str()?.rsplit("step-").next()?.parse::<u64>().ok()).max();
+    let newest = files(&dir.join("m"), "")
+        .iter()
+        .filter_map(|path| path.to_str()?.rsplit("step-").next()?.parse::<u64>().ok())
+        .max();
     let steps = newest.expect("a checkpoint") + 2;
     let line = line.replace("1000000", &steps.to_string());
     let end = start(dir, 2, &line).end();
@@ -173,7 +176,11 @@ fn what_does_not_fit_is_a_sentence() {
     };
     let train = |more: &str| format!("{TRAIN} --model_dir m {more}");
     fails(3, &|_| train(""), "3 ranks cannot share a batch of 8 sequences equally; start a number of 1, 2, 4, 8");
-    fails(4, &|_| train("--accumulate 4"), "accumulate must divide the batch of 2 sequences of a rank (1, 2), but is 4");
+    fails(
+        4,
+        &|_| train("--accumulate 4"),
+        "accumulate must divide the batch of 2 sequences of a rank (1, 2), but is 4",
+    );
     fails(2, &|_| train("--resume absent"), "absent");
     if !MPI {
         let other = |rank| train(if rank == 1 { "--learning_rate 0.5" } else { "" });
