@@ -157,9 +157,10 @@ pub enum CorpusCommand {
                             give corpus/tfrecords to `xlnet pretrain --record_info_dir`."
     )]
     Build(Box<CorpusBuildArgs>),
-    /// Print one record, token by token, with its predicted tokens marked.
-    #[command(after_help = "Example:\n  xlnet corpus inspect corpus/tfrecords/train-0-0.*.tfrecords --index 3 \
-                            --sp_path spiece.model")]
+    /// Show one record: text, segments, predicted tokens, their order, and who sees whom.
+    #[command(after_help = "Examples:\n  xlnet corpus inspect corpus/tfrecords/train-0-0.*.tfrecords --index 3 \
+                            --sp_path spiece.model\n  xlnet corpus inspect corpus/tfrecords/train-0-0.*.tfrecords \
+                            --sp_path spiece.model --svg mask.svg")]
     Inspect(CorpusInspectArgs),
 }
 
@@ -264,9 +265,21 @@ pub struct CorpusInspectArgs {
     /// Which record, counted from 0.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub index: u64,
-    /// The SentencePiece model, to print pieces too.
+    /// The SentencePiece model, to show text instead of ids.
     #[arg(long = "sp_path", value_name = "FILE")]
     pub sp_path: Option<PathBuf>,
+    /// Also draw the permutation mask, with tokens along both sides.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Seed of the permutation, as of a training run.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// Time that the record is read, from 0; each has a permutation of its own.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub epoch: u64,
+    /// Positions that are permuted together; the first half when absent.
+    #[arg(long = "perm_size", value_name = "N")]
+    pub perm_size: Option<usize>,
 }
 
 #[derive(Debug, Args)]

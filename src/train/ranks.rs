@@ -238,7 +238,7 @@ fn describe(plan: &RunPlan) -> Result<String> {
     config.record_info_dir.0.clear();
     config.eval_record_info_dir.0.clear();
     (config.model_dir, config.log_dir, config.device) = Default::default();
-    config.init_checkpoint = None;
+    (config.init_checkpoint, config.sp_path) = Default::default();
     (config.resume, config.model_config_path) = Default::default();
     let mut text = format!("xlnet {}\n{}", env!("CARGO_PKG_VERSION"), config.to_toml()?);
     for files in &plan.records.files {

@@ -128,6 +128,11 @@ run_config! {
     num_predict: Option<usize> = None,
     /// Text was lower-cased; of the records.
     uncased: Option<bool> = None,
+    /// The SentencePiece model in use, to make sure that the records were made with it; when absent that of
+    /// init_checkpoint, if it holds one.
+    sp_path: Option<PathBuf> = None,
+    /// Cores for which rows in both directions are laid out; of the records.
+    num_core_per_host: Option<usize> = None,
     /// Uses passes 0 to num_passes - 1 of the corpus; all when absent.
     num_passes: Option<usize> = None,
 
@@ -235,7 +240,6 @@ pub const DEAD_KEYS: &[DeadKey] = &[
     dead("track_mean", Kind::Bool, "the original never reads it"),
     dead("use_bfloat16", Kind::Bool, "arithmetic is 32-bit"),
     dead("use_tpu", Kind::Bool, "there is no TPU backend; see device"),
-    dead("num_core_per_host", Kind::Text, "ranks are counted by their launcher; record files tell their own layout"),
     dead("num_hosts", Kind::Text, "ranks are counted by their launcher, mpirun or WORLD_SIZE"),
     dead("master", Kind::Text, "there is no TPU backend"),
     dead("tpu", Kind::Text, "there is no TPU backend"),
