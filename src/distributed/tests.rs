@@ -64,7 +64,7 @@ fn words_reach_whom_they_are_for() {
         let me = group.rank();
         assert_eq!((group.ranks(), group.engine()), (4, "TCP"));
         let all = all_gather(group, &[me as u8, 7]).unwrap();
-        let first = gather(group, &vec![me as u8; 3]).unwrap();
+        let first = gather(group, &[me as u8; 3]).unwrap();
         let mut mine = vec![0; 2];
         let parts: Vec<Vec<u8>> = (0..4).map(|r| vec![10 + r, 20 + r]).collect();
         scatter(group, &parts.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut mine).unwrap();
