@@ -63,7 +63,7 @@ pub(crate) fn shown_by_text(
         (0..bsz / 2).map(pair).all(|(forward, backward)| repeats(forward, backward))
     };
     let told = told.filter(|cores| possible_cores(bsz).any(|possible| possible == *cores));
-    told.filter(|cores| fits(cores)).or_else(|| possible_cores(bsz).find(|cores| fits(cores)))
+    told.filter(fits).or_else(|| possible_cores(bsz).find(fits))
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ impl Meter {
         self.bar.set_position(done);
         if self.bar.is_hidden() && self.told.elapsed() >= Self::SILENCE {
             self.told = Instant::now();
-            tracing::warn!("{phase}: {} %, {told}", 100 * done / total.max(1));
+            eprintln!("{phase} {} %, {told}", 100 * done / total.max(1));
         }
         self.bar.set_message(told);
     }

@@ -65,7 +65,7 @@ fn dots_are_the_mask() {
         text.lines().rev().take(4).map(|l| l.chars().map(|c| c as u32 - 0x2800).collect()).collect();
     let bit = |i: usize, j: usize| [[0, 3], [1, 4], [2, 5], [6, 7]][i % 4][j % 2];
     for (i, j) in (0..16).flat_map(|i| (0..16).map(move |j| (i, j))) {
-        assert_eq!(dots[3 - i / 4][j / 2] >> bit(i, j) & 1 == 1, view.sees(i, j), "{i} {j}");
+        assert_eq!((dots[3 - i / 4][j / 2] >> bit(i, j)) & 1 == 1, view.sees(i, j), "{i} {j}");
     }
 }
 
