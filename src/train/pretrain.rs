@@ -151,6 +151,7 @@ impl Pretraining {
             None if first => start::fresh_start(&plan, &mut session).map(|()| vec![])?,
             None => vec![],
         };
+        session.set_step(ranks.first(session.step())?); // weights may come with their number of updates
         let (program, exec) = session.parts();
         ranks.share_weights(program, exec)?;
         let mut window = Window::default();

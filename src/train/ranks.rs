@@ -117,6 +117,16 @@ impl Ranks {
         serde_json::from_slice(&bytes).map_err(unreadable)
     }
 
+    /// Rank 0's number, everywhere.
+    ///
+    /// # Errors
+    /// When a rank has ended.
+    pub fn first(&mut self, number: u64) -> Result<u64> {
+        let mut bytes = number.to_le_bytes();
+        distributed::broadcast(&mut *self.group, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
     /// Gives all ranks the parameters and moments of rank 0.
     ///
     /// # Errors
