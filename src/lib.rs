@@ -14,6 +14,7 @@
 //! | run steps | [`train::session::Session`], [`train::step::StepOptions`] |
 //! | turn text into batches | [`data`] |
 //! | add a backend | [`backend::Executor`] |
+//! | train on several devices | [`distributed`] |
 //!
 //! One training step of a tiny language model:
 //!
@@ -60,6 +61,7 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod distributed;
 pub mod kernel;
 pub mod model;
 pub mod op;

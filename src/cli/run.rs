@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::{Cli, Command, CorpusCommand, FeaturesCommand, KernelsCommand, ProgramCommand, VocabCommand};
 use super::{commands, flags};
+use crate::distributed::launch::Launch;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -56,7 +57,9 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
 
 fn start_logging(level: Option<&str>) -> anyhow::Result<()> {
     let named = level.map(str::to_owned).or_else(|| std::env::var("XLNET_LOG").ok());
-    let text = named.unwrap_or_else(|| "warn".into());
+    // What all ranks would say, the first one says.
+    let other_rank = Launch::from_env().is_ok_and(|launch| launch.rank() > 0);
+    let text = named.unwrap_or_else(|| if other_rank { "error" } else { "warn" }.into());
     let filter =
         EnvFilter::try_new(&text).map_err(|e| anyhow::anyhow!("{text:?} is no level or filter of log: {e}"))?;
     tracing_subscriber::fmt()

@@ -18,6 +18,7 @@ pub mod record;
 pub mod record_info;
 pub mod row_layout;
 pub mod segment;
+pub mod share;
 pub mod special;
 pub mod text;
 pub mod tfrecord;

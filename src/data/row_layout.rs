@@ -19,6 +19,14 @@ pub(crate) fn possible_cores(bsz: usize) -> impl Iterator<Item = usize> {
     (1..=bsz / 2).filter(move |cores| bsz.is_multiple_of(2 * cores))
 }
 
+/// Steps at either end of a row that hold the same text.
+const LAST: usize = 3;
+
+/// Whether [`shown_by_text`] looks at a step; it is the same without the others.
+pub(crate) fn is_at_end(step: u64, steps: u64) -> bool {
+    step < LAST as u64 || step + LAST as u64 >= steps
+}
+
 /// The number of cores whose layout the text of the rows shows, `told` if it is among several; `None` where fewer than
 /// three steps, or rows that do not repeat each other, show nothing.
 ///
@@ -31,7 +39,6 @@ pub(crate) fn shown_by_text(
     reuse_len: usize,
     told: Option<usize>,
 ) -> Option<usize> {
-    const LAST: usize = 3; // steps at either end of a row that hold the same text
     let steps = input.len() / (bsz * seq_len);
     if steps < LAST {
         return None;
@@ -88,6 +95,10 @@ mod tests {
                 let steps = input.len() / (12 * 16);
                 let shown = |told| shown_by_text(&input, 12, 16, 8, told);
                 let expected = Some(cores).filter(|_| steps >= 3);
+                let at_end = |(step, _): &(usize, _)| is_at_end(*step as u64, steps as u64);
+                let ends: Vec<i32> =
+                    input.chunks(12 * 16).enumerate().filter(at_end).flat_map(|s| s.1.to_vec()).collect();
+                assert_eq!(shown_by_text(&ends, 12, 16, 8, None), expected, "{cores} {len}, both ends");
                 assert_eq!(
                     [shown(None), shown(Some(1)), shown(Some(5)), shown(Some(0))],
                     [expected; 4],

@@ -11,6 +11,7 @@ pub mod metrics;
 #[cfg(feature = "cli")]
 pub mod plot;
 pub mod pretrain;
+pub mod ranks;
 pub mod run_config;
 pub mod run_plan;
 pub mod schedule;

@@ -151,7 +151,7 @@ pub const DEAD_KEYS: &[DeadKey] = &[
     dead("track_mean", Kind::Bool, "the original never reads it"),
     dead("use_bfloat16", Kind::Bool, "arithmetic is 32-bit"),
     dead("use_tpu", Kind::Bool, "there is no TPU backend; see device"),
-    dead("num_hosts", Kind::Text, "one process does the work"),
+    dead("num_hosts", Kind::Text, "ranks are counted by their launcher, mpirun or WORLD_SIZE"),
     dead("master", Kind::Text, "there is no TPU backend"),
     dead("tpu", Kind::Text, "there is no TPU backend"),
     dead("tpu_zone", Kind::Text, "there is no TPU backend"),
