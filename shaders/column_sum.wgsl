@@ -5,6 +5,9 @@
 //# launch     [ceil(n / wg), blocks]; over more rows than one block twice, by way of scratch in f32
 //# numerics   sums in f32 in ascending order, block by block: deterministic
 //# history    1: first version
+//% if source == "f16" and dtype != "f16"
+enable f16;
+//% endif
 //% include "lib/dtype.wgsl"
 alias S = ${source}; // element type of x
 

@@ -5,6 +5,9 @@
 //# launch     [parts]; many parts go to scratch in f32 and are summed by a second launch of one part
 //# numerics   f32; each invocation in ascending order, then a tree over the work group: deterministic
 //# history    1: first version
+//% if source == "f16" and dtype != "f16"
+enable f16;
+//% endif
 //% include "lib/dtype.wgsl"
 alias S = ${source}; // element type of x
 

@@ -3,6 +3,8 @@
 #![cfg(feature = "wgpu")]
 
 use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
 
 use wgpu::naga;
 use xlnet::kernel::{Header, Language, Rendered, Variant, params, render};
@@ -73,6 +75,32 @@ fn every_variant_is_valid_and_binds_what_its_header_says() {
     }
     println!("{count} variants are valid WGSL");
     assert!(count > 20);
+}
+
+/// One variant of each template as it is rendered, so that a change of a template shows what it does.
+/// `XLNET_BLESS=1 cargo test --test kernels` writes them anew.
+#[test]
+fn rendered_text_is_the_reviewed_one() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots");
+    let bless = std::env::var_os("XLNET_BLESS").is_some();
+    let mut changed = vec![];
+    for language in [Language::Wgsl, Language::Ptx] {
+        for template in language.templates() {
+            let header = Header::of(language, template).unwrap_or_else(|error| panic!("{error}"));
+            // The last one has every flag; dtype stays at its first value, which is f32.
+            let mut all = header.variants().into_iter().filter(|v| v.get("dtype") == header.variants()[0].get("dtype"));
+            let variant = all.next_back().expect("a variant");
+            let text = render(language, &variant).unwrap_or_else(|error| panic!("{error}")).text;
+            let path = folder.join(format!("{template}.{}", language.extension()));
+            if bless {
+                fs::create_dir_all(&folder).expect("a folder");
+                fs::write(&path, &text).expect("a file");
+            } else if fs::read_to_string(&path).ok() != Some(text) {
+                changed.push(template);
+            }
+        }
+    }
+    assert!(changed.is_empty(), "{changed:?} differ from tests/snapshots; XLNET_BLESS=1 writes them anew");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use wgpu::{
 
 use super::device::{AdapterInfo, Gpu};
 use crate::atomic::AtomicFile;
-use crate::kernel::{Language, Rendered, Variant, render};
+use crate::kernel::{Header, Language, Rendered, Variant, render};
 use crate::{Error, Result};
 
 /// Bytes that each of the two uniforms of a launch gets; dynamic offsets are multiples of it on every adapter.
@@ -108,6 +108,15 @@ impl Gpu {
         cached.unsaved = true;
         cached.by_variant.insert(variant.clone(), pipeline.clone());
         Ok(pipeline)
+    }
+
+    /// Compiles `variant`, to see whether the driver takes it.
+    ///
+    /// # Errors
+    /// What is wrong with its text, or what the driver says.
+    pub fn compile_variant(&self, variant: &Variant) -> Result<()> {
+        let buffers = Header::of(Language::Wgsl, variant.template)?.buffers.len();
+        self.pipeline(variant, buffers).map(drop)
     }
 
     fn compile(&self, rendered: &Rendered, entry_point: &str, layout: &BindGroupLayout) -> Result<ComputePipeline> {
