@@ -80,10 +80,10 @@ fn rel_attention(
   for (var j0 = 0u; j0 < p.keys; j0 += 64u) {
     let j = j0 + lane;
     if j < p.keys {
-      let from = (b * p.keys + j) * stride + head;
+      let first_element = (b * p.keys + j) * stride + head;
       var s: array<f32, 8>;
       for (var c = 0u; c < p.d; c++) {
-        let x = f32(k[at.k + from + c]);
+        let x = f32(k[at.k + first_element + c]);
         for (var m = 0u; m < 8u; m++) {
           s[m] = fma(q_content[c * 8u + m], x, s[m]);
         }

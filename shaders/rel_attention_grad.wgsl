@@ -3,7 +3,7 @@
 //# keys       dtype = f32, relative = flag, columns = 1|2|4, wg = 64
 //# buffers    q, k, v, r, w_bias, r_bias, seg_embed, key, dout, out, lse, work, dq
 //# launch     flat, B H ceil(rows/8) work groups; D <= 64 columns
-//# numerics   f32, probabilities computed again from lse; ds of a row sum to 0, so the segment term needs one sum alone
+//# numerics   f32, probabilities computed again from lse; ds of a row sum to 0, so the segment term needs one sum alone, freed of the rounding of dout.out by that of all
 //# history    1: r and k read through the caches, q, dout and ds from work group memory
 //% include "lib/dtype.wgsl"
 
@@ -44,6 +44,28 @@ var<workgroup> tile: array<f32, 512>;  // [8, 64]
 var<workgroup> part: array<f32, 64>;   // [8 rows, 8 invocations]
 var<workgroup> bits: array<vec4u, 64>; // [8 rows, 8 blocks], decisions
 
+// Sums over the work group of a value for each row.
+fn row_totals(values: array<f32, 8>, lane: u32) -> array<f32, 8> {
+  workgroupBarrier(); // the tile has been read
+  for (var m = 0u; m < 8u; m++) {
+    tile[m * 64u + lane] = values[m];
+  }
+  workgroupBarrier();
+  var sum = 0.0;
+  for (var e = 0u; e < 8u; e++) {
+    sum += tile[lane * 8u + e]; // of row lane / 8
+  }
+  part[lane] = sum;
+  workgroupBarrier();
+  var totals: array<f32, 8>;
+  for (var m = 0u; m < 8u; m++) {
+    for (var e = 0u; e < 8u; e++) {
+      totals[m] += part[m * 8u + e];
+    }
+  }
+  return totals;
+}
+
 @compute @workgroup_size(${wg})
 fn rel_attention_grad(
   @builtin(workgroup_id) group: vec3u,
@@ -63,9 +85,9 @@ fn rel_attention_grad(
   for (var e = lane; e < 8u * p.d; e += 64u) {
     let m = e / p.d;
     let c = e % p.d;
-    let from = (b * p.rows + min(m0 + m, p.rows - 1u)) * stride + head + c;
-    let x = f32(q[at.q + from]);
-    d_rows[c * 8u + m] = f32(dout[at.dout + from]);
+    let first_element = (b * p.rows + min(m0 + m, p.rows - 1u)) * stride + head + c;
+    let x = f32(q[at.q + first_element]);
+    d_rows[c * 8u + m] = f32(dout[at.dout + first_element]);
 //% if relative
     q_content[c * 8u + m] = x + f32(w_bias[at.w_bias + head + c]);
     q_position[c * 8u + m] = x + f32(r_bias[at.r_bias + head + c]);
@@ -89,8 +111,8 @@ fn rel_attention_grad(
   let own_row = min(m0 + own, p.rows - 1u);
   var product = 0.0;
   for (var c = sub; c < p.d; c += 8u) {
-    let from = (b * p.rows + own_row) * stride + head + c;
-    product = fma(f32(dout[at.dout + from]), f32(out[at.out + from]), product);
+    let first_element = (b * p.rows + own_row) * stride + head + c;
+    product = fma(f32(dout[at.dout + first_element]), f32(out[at.out + first_element]), product);
   }
   part[lane] = product;
   workgroupBarrier();
@@ -103,7 +125,10 @@ fn rel_attention_grad(
   if lane < 8u && m0 + lane < p.rows {
     work[at.work + p.deltas + (b * p.heads + h) * p.rows + m0 + lane] = bitcast<u32>(delta[lane]);
   }
-  var other_sum = 0.0; // this invocation's share of the row's sum over other segments
+  // This invocation's share of each row's sums: of ds; of ds and of p over keys of another segment.
+  var ds_sum: array<f32, 8>;
+  var other_ds: array<f32, 8>;
+  var other_p: array<f32, 8>;
   var o: array<f32, ${8 * columns}>;
   for (var j0 = 0u; j0 < p.keys; j0 += 64u) {
     workgroupBarrier();
@@ -113,12 +138,12 @@ fn rel_attention_grad(
     workgroupBarrier();
     let j = j0 + lane;
     if j < p.keys {
-      let from = (b * p.keys + j) * stride + head;
+      let first_element = (b * p.keys + j) * stride + head;
       var s: array<f32, 8>;
       var dp: array<f32, 8>;
       for (var c = 0u; c < p.d; c++) {
-        let x = f32(k[at.k + from + c]);
-        let y = f32(v[at.v + from + c]);
+        let x = f32(k[at.k + first_element + c]);
+        let y = f32(v[at.v + first_element + c]);
         for (var m = 0u; m < 8u; m++) {
           s[m] = fma(q_content[c * 8u + m], x, s[m]);
           dp[m] = fma(d_rows[c * 8u + m], y, dp[m]);
@@ -137,7 +162,15 @@ fn rel_attention_grad(
         if p.threshold > 0u {
           dp[m] *= factor(bits[m * 8u + lane / 8u], j);
         }
-        tile[m * 64u + lane] = select(x * (dp[m] - delta[m]) * p.scale, 0.0, padded[m]);
+        let ds = select(x * (dp[m] - delta[m]) * p.scale, 0.0, padded[m]);
+        tile[m * 64u + lane] = ds;
+        if p.segments == 1u {
+          ds_sum[m] += ds;
+          if is_other(bits_of(b, min(m0 + m, p.rows - 1u)), j) {
+            other_ds[m] += ds;
+            other_p[m] += x;
+          }
+        }
       }
     } else {
       for (var m = 0u; m < 8u; m++) {
@@ -146,12 +179,6 @@ fn rel_attention_grad(
     }
     workgroupBarrier();
     let end = min(64u, p.keys - j0);
-    if p.segments == 1u {
-      let row_bits = bits_of(b, own_row);
-      for (var e = sub * 8u; e < min(sub * 8u + 8u, end); e++) {
-        other_sum += select(0.0, tile[own * 64u + e], is_other(row_bits, j0 + e));
-      }
-    }
 //% for column in range(columns)
     {
       let c = lane + ${64 * column}u;
@@ -171,14 +198,12 @@ fn rel_attention_grad(
     }
 //% endfor
   }
-  workgroupBarrier();
-  part[lane] = other_sum;
-  workgroupBarrier();
-  var others: array<f32, 8>;
+  // An error of delta enters ds as p times that error; the sum over all keys, 0 but for it, tells how much.
+  let excess = row_totals(ds_sum, lane);
+  let weights = row_totals(other_p, lane);
+  var others = row_totals(other_ds, lane);
   for (var m = 0u; m < 8u; m++) {
-    for (var e = 0u; e < 8u; e++) {
-      others[m] += part[m * 8u + e];
-    }
+    others[m] = select(fma(-weights[m], excess[m], others[m]), 0.0, padded[m]);
   }
   if lane < 8u && m0 + lane < p.rows {
     work[at.work + p.row_sums + (b * p.heads + h) * p.rows + m0 + lane] = bitcast<u32>(others[lane]);

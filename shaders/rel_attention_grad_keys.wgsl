@@ -58,9 +58,9 @@ fn rel_attention_grad_keys(
   for (var e = lane; e < 8u * p.d; e += 64u) {
     let jj = e / p.d;
     let c = e % p.d;
-    let from = (b * p.keys + min(j0 + jj, p.keys - 1u)) * stride + head + c;
-    k_rows[c * 8u + jj] = f32(k[at.k + from]);
-    v_rows[c * 8u + jj] = f32(v[at.v + from]);
+    let first_element = (b * p.keys + min(j0 + jj, p.keys - 1u)) * stride + head + c;
+    k_rows[c * 8u + jj] = f32(k[at.k + first_element]);
+    v_rows[c * 8u + jj] = f32(v[at.v + first_element]);
   }
   var sum = 0.0; // this invocation's share of the sum of ds over the rows
   var ok: array<f32, ${8 * columns}>;
@@ -73,12 +73,12 @@ fn rel_attention_grad_keys(
       start = work[at.work + p.starts + b * p.rows + m];
     }
     if start != PADDED {
-      let from = (b * p.rows + m) * stride + head;
+      let first_element = (b * p.rows + m) * stride + head;
       var s: array<f32, 8>;
       var dp: array<f32, 8>;
       for (var c = 0u; c < p.d; c++) {
-        let x = f32(q[at.q + from + c]);
-        let y = f32(dout[at.dout + from + c]);
+        let x = f32(q[at.q + first_element + c]);
+        let y = f32(dout[at.dout + first_element + c]);
 //% if relative
         let content = x + f32(w_bias[at.w_bias + head + c]);
         let position = x + f32(r_bias[at.r_bias + head + c]);
@@ -134,9 +134,9 @@ fn rel_attention_grad_keys(
         for (var mm = 0u; mm < end; mm++) {
           // A padded target has no gradient, whatever its row holds.
           if work[at.work + p.starts + b * p.rows + m0 + mm] != PADDED {
-            let from = (b * p.rows + m0 + mm) * stride + head + c;
-            let x = f32(q[at.q + from]) + bias;
-            let y = f32(dout[at.dout + from]);
+            let first_element = (b * p.rows + m0 + mm) * stride + head + c;
+            let x = f32(q[at.q + first_element]) + bias;
+            let y = f32(dout[at.dout + first_element]);
             for (var jj = 0u; jj < 8u; jj++) {
               ok[${8 * column}u + jj] = fma(tile[jj * 64u + mm], x, ok[${8 * column}u + jj]);
               ov[${8 * column}u + jj] = fma(kept[jj * 64u + mm], y, ov[${8 * column}u + jj]);

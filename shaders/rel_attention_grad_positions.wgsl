@@ -77,12 +77,12 @@ fn rel_attention_grad_positions(
         tile[tt * 64u + lane] = 0.0;
       }
       if start != PADDED && j0 > -8 && j0 < i32(p.keys) {
-        let from = (b * p.rows + m) * stride + head;
+        let first_element = (b * p.rows + m) * stride + head;
         var s: array<f32, 8>;
         var dp: array<f32, 8>;
         for (var c = 0u; c < p.d; c++) {
-          let x = f32(q[at.q + from + c]);
-          let y = f32(dout[at.dout + from + c]);
+          let x = f32(q[at.q + first_element + c]);
+          let y = f32(dout[at.dout + first_element + c]);
           let content = x + f32(w_bias[at.w_bias + head + c]);
           let position = x + f32(r_bias[at.r_bias + head + c]);
           for (var tt = 0u; tt < 8u; tt++) {

@@ -8,7 +8,7 @@ use xlnet::ErrorKind;
 use xlnet::backend::Device;
 use xlnet::op::Op;
 use xlnet::tensor::DType;
-use xlnet_testkit::{Support, case::Tolerance, cases, devices, golden, golden_attention, gradients, op_devices};
+use xlnet_testkit::{Support, case::Tolerance, cases, golden, golden_attention, gradients, op_devices};
 
 #[test]
 fn contract() -> Result<()> {
@@ -90,25 +90,22 @@ fn golden_attention_cases() -> Result<()> {
     assert!(cases.len() >= 6, "the cases of tests/golden/attention are missing");
     let mut all_ok = true;
     for case in &cases {
-        for device in [Device::CpuReference].into_iter().chain(devices()?) {
-            for float in [DType::F32, DType::F64] {
-                let forms: &[bool] = if case.meta["mask"] == "perm" { &[false, true] } else { &[false] };
-                for &bits in forms {
-                    let result = golden_attention::run(case, device, float, bits);
-                    let form = if bits { " as bits" } else { "" };
-                    let ok = matches!(result, Ok((_, error)) if error <= golden_attention::TOLERANCE);
-                    let verdict = if ok { "ok" } else { "FAILED" };
-                    match result {
-                        Ok((tensor, error)) => {
-                            println!(
-                                "{}{form} {device} {float}: largest error {error:.1e} ({tensor}), {verdict}",
-                                case.name
-                            )
-                        }
-                        Err(error) => println!("{}{form} {device} {float}: {error:#}, {verdict}", case.name),
+        let reference = [DType::F32, DType::F64].map(|float| (Device::CpuReference, float));
+        for (device, float) in reference.into_iter().chain(op_devices()?) {
+            let forms: &[bool] = if case.meta["mask"] == "perm" { &[false, true] } else { &[false] };
+            for &bits in forms {
+                let result = golden_attention::run(case, device, float, bits);
+                let form = if bits { " as bits" } else { "" };
+                let ok = matches!(result, Ok((_, error)) if error <= golden_attention::TOLERANCE);
+                let verdict = if ok { "ok" } else { "FAILED" };
+                let name = &case.name;
+                match result {
+                    Ok((tensor, error)) => {
+                        println!("{name}{form} {device} {float}: largest error {error:.1e} ({tensor}), {verdict}");
                     }
-                    all_ok &= ok;
+                    Err(error) => println!("{name}{form} {device} {float}: {error:#}, {verdict}"),
                 }
+                all_ok &= ok;
             }
         }
     }
