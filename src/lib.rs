@@ -49,6 +49,7 @@
 
 mod atomic;
 mod error;
+mod size;
 
 pub use error::{Error, ErrorKind, Result};
 

@@ -85,6 +85,13 @@ impl Device {
         let reference = self.resolve()? == Device::CpuReference;
         Ok(Plan::new(program, &|op: &Op| if reference { 0 } else { cpu::workspace_bytes(op, program) }))
     }
+    /// Bytes that new programs may take on this device; `None` where nothing says.
+    pub fn free_bytes(self) -> Option<usize> {
+        match self.resolve() {
+            Ok(Device::Cpu | Device::CpuReference) => cpu::free_bytes(),
+            _ => None,
+        }
+    }
     /// Opens the device and gives it `program`.
     ///
     /// # Errors
