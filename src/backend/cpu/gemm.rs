@@ -27,7 +27,9 @@ const LEFT_BYTES: usize = 192 << 10;
 /// Bytes of the right operand that are packed at a time.
 const RIGHT_BYTES: usize = 4 << 20;
 /// Right panels that a task packs, so that it reads whole cache lines of each row.
-const PANELS: usize = 8;
+const PANELS: usize = 16;
+/// Elements from one prefetch to the next: a cache line of f32.
+const LINE: usize = 16;
 /// Smallest number of multiplications that is worth a task.
 const WORTH_A_TASK: usize = 1 << 18;
 /// The widest register block: two vectors of AVX-512.
@@ -215,6 +217,11 @@ fn pack_panels<R: Real, const W: usize, const G: usize>(
                         &from.data[lane * from.across + k0..][..depth]
                     });
                     for (p, target) in packed.as_chunks_mut::<W>().0.iter_mut().enumerate() {
+                        if p % LINE == 0 {
+                            // Lanes are short and far apart: the processor does not guess where the next begin.
+                            let next = |l: usize| (lane + G + l).min(end - 1) * from.across + k0 + p;
+                            (0..G).for_each(|l| prefetch(&from.data[next(l)..][..1]));
+                        }
                         for l in 0..G {
                             target[group + l] = lanes[l][p];
                         }
