@@ -104,8 +104,16 @@ mod tests {
     }
 
     fn check<R: Real>(tolerance: f64) {
-        for (m, n, k) in [(1, 1, 1), (3, 5, 7), (64, 64, 64), (50, 300, 70), (301, 49, 130), (2, 2000, 600), (4, 3, 0)]
-        {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (3, 5, 7),
+            (64, 64, 64),
+            (50, 300, 70),
+            (301, 49, 130),
+            (2, 2000, 600),
+            (7, 4200, 260),
+            (4, 3, 0),
+        ] {
             for flags in 0..16 {
                 let sizes =
                     Matmul { m, n, k, trans_a: flags & 1 == 1, trans_b: flags & 2 == 2, accumulate: flags & 4 == 4 };
