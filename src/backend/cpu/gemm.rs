@@ -222,8 +222,8 @@ fn pack_panels<R: Real, const W: usize, const G: usize>(
                             let next = |l: usize| (lane + G + l).min(end - 1) * from.across + k0 + p;
                             (0..G).for_each(|l| prefetch(&from.data[next(l)..][..1]));
                         }
-                        for l in 0..G {
-                            target[group + l] = lanes[l][p];
+                        for (target, lane) in target[group..group + G].iter_mut().zip(&lanes) {
+                            *target = lane[p];
                         }
                     }
                     if present < G {
@@ -240,8 +240,8 @@ fn pack_panels<R: Real, const W: usize, const G: usize>(
 /// Asks for the size of a register block, `[rows, columns]`.
 struct RegisterBlock<R>(PhantomData<R>);
 
-/// Rows and vectors of a register block: with one vector more for each of the vectors and a broadcast element, they
-/// fill 32 or 16 registers.
+/// Rows and vectors of a register block. Its sums, the vectors of the right panel and one element of the left panel in
+/// every lane take 27 of 32 registers or 15 of 16.
 const fn register_block<S: Simd>() -> [usize; 2] {
     if S::REGISTER_COUNT >= 32 { [12, 2] } else { [6, 2] }
 }
@@ -272,7 +272,10 @@ impl<R: Real> WithSimd for Multiply<'_, R> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if S::REGISTER_COUNT >= 32 { self.blocks::<S, 12, 2>(simd) } else { self.blocks::<S, 6, 2>(simd) }
+        match register_block::<S>() {
+            [12, _] => self.blocks::<S, 12, 2>(simd),
+            _ => self.blocks::<S, 6, 2>(simd),
+        }
     }
 }
 
@@ -307,17 +310,12 @@ impl<R: Real> Multiply<'_, R> {
             }
         }
         let one = R::splat(simd, R::ONE);
-        for r in 0..M {
-            if r >= rows {
-                break;
-            }
+        for (r, acc) in acc.iter().enumerate().take(rows) {
             let out = row(r);
-            let mut whole = [R::ZERO; WIDEST];
-            let target = if columns == width { &mut *out } else { &mut whole[..width] };
-            let target = R::vectors_mut::<S>(target);
             if columns == width {
+                let target = R::vectors_mut::<S>(out);
                 for v in 0..N {
-                    let mut x = acc[r][v];
+                    let mut x = acc[v];
                     if self.accumulate {
                         x = R::vector_mul_add(simd, x, one, target[v]);
                     }
@@ -327,7 +325,8 @@ impl<R: Real> Multiply<'_, R> {
                     target[v] = x;
                 }
             } else {
-                target.copy_from_slice(&acc[r]);
+                let mut whole = [R::ZERO; WIDEST];
+                R::vectors_mut::<S>(&mut whole[..width]).copy_from_slice(acc);
                 for (c, out) in out.iter_mut().enumerate() {
                     let mut x = whole[c];
                     if self.accumulate {
