@@ -7,8 +7,8 @@ use std::process::{Command, ExitCode};
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  ci       install what build and tests need (cmake, a C++ compiler, a Vulkan driver; Debian and Ubuntu), then check formatting, lints,
-           documentation and features, and run all tests
+  ci       install what build and tests need (cmake, a C++ compiler, a Vulkan driver, Open MPI, libclang; Debian and
+           Ubuntu), then check formatting, lints, documentation and features, and run all tests
   tests    install what the build needs, then run all tests only
   install  install what the build needs only
 ";
@@ -35,22 +35,28 @@ fn ci() -> Result<(), String> {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     cargo(&["check", "--package", "xlnet", "--no-default-features"])?;
+    cargo(&["clippy", "--package", "xlnet", "--lib", "--features", "mpi", "--", "-D", "warnings"])?;
     run(command("cargo", &["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     tests()
 }
 
-/// All tests; golden tests print a line a case.
+/// All tests; golden tests print a line a case. Those of several processes run twice: by TCP, and under `mpirun`.
 fn tests() -> Result<(), String> {
     // No adapter, no test of WGSL kernels: here that is a failure.
     let arguments = ["test", "--workspace", "--", "--show-output"];
-    run(command("cargo", &arguments).env("XLNET_REQUIRE_WGPU", "1"))
+    run(command("cargo", &arguments).env("XLNET_REQUIRE_WGPU", "1"))?;
+    cargo(&["test", "--package", "xlnet", "--features", "mpi", "--test", "ranks"])
 }
 
 /// What build and tests need beside Rust.
 fn install() -> Result<(), String> {
     let there = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
-    let mut missing: Vec<&str> =
-        [("cmake", "cmake"), ("c++", "g++"), ("make", "make")].iter().filter(|(p, _)| !there(p)).map(|t| t.1).collect();
+    let programs =
+        [("cmake", "cmake"), ("c++", "g++"), ("make", "make"), ("mpicc", "libopenmpi-dev"), ("mpirun", "openmpi-bin")];
+    let mut missing: Vec<&str> = programs.iter().filter(|(program, _)| !there(program)).map(|t| t.1).collect();
+    if !has_libclang() {
+        missing.push("libclang-dev"); // bindgen reads MPI's headers with it
+    }
     // WGSL kernels are tested on Mesa's Vulkan driver for the processor where there is no GPU.
     if !has_vulkan() {
         missing.extend(["mesa-vulkan-drivers", "libvulkan1"]);
@@ -74,6 +80,13 @@ fn install() -> Result<(), String> {
     let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
     args.extend(&missing);
     apt(&args)
+}
+
+/// Where bindgen looks for it on Debian and Ubuntu, or where the user says.
+fn has_libclang() -> bool {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let mut llvm = folders.map(|f| f.path()).filter(|path| path.to_string_lossy().contains("/llvm-"));
+    env::var_os("LIBCLANG_PATH").is_some() || llvm.any(|path| path.join("lib/libclang.so.1").exists())
 }
 
 /// True when a Vulkan driver is installed.
