@@ -52,6 +52,7 @@
 
 mod atomic;
 mod error;
+mod size;
 
 pub use error::{Error, ErrorKind, Result};
 

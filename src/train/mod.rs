@@ -2,6 +2,7 @@
 
 mod append_file;
 pub mod checkpoint;
+pub mod fit;
 mod held_out;
 pub mod init;
 pub mod keys;
