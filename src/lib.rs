@@ -48,6 +48,7 @@
 //! ```
 
 mod atomic;
+mod checksum;
 mod error;
 
 pub use error::{Error, ErrorKind, Result};

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::checkpoint_args::{CheckpointCommand, ConvertArgs};
 use super::flags::{RunFlags, switch_if_bool};
 use super::size::parse_bytes;
 use crate::backend::Device;
@@ -37,6 +38,11 @@ pub enum Command {
     Corpus(CorpusCommand),
     /// Pretrain a model on records.
     Pretrain(Box<PretrainArgs>),
+    /// Turn any checkpoint into a Hugging Face model or a TensorFlow checkpoint of the original.
+    Convert(Box<ConvertArgs>),
+    /// Look into checkpoints, clean, average and compare them.
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Show the program that a training step is: its ops, or where its tensors lie.
     #[command(subcommand)]
     Program(ProgramCommand),

@@ -7,6 +7,7 @@ use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
 use super::args::{Cli, Command, CorpusCommand, ProgramCommand, VocabCommand};
+use super::checkpoint_args::CheckpointCommand;
 use super::{commands, flags};
 
 const FAILED: u8 = 1;
@@ -76,6 +77,11 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Vocab(VocabCommand::Encode(args)) => commands::vocab::encode(&args),
         Command::Corpus(CorpusCommand::Build(args)) => commands::corpus::build(&args),
         Command::Corpus(CorpusCommand::Inspect(args)) => commands::corpus::inspect(&args),
+        Command::Convert(args) => commands::convert::run(&args),
+        Command::Checkpoint(CheckpointCommand::Inspect(args)) => commands::checkpoint::inspect(&args),
+        Command::Checkpoint(CheckpointCommand::Clean(args)) => commands::checkpoint::clean(&args),
+        Command::Checkpoint(CheckpointCommand::Average(args)) => commands::checkpoint::average(&args),
+        Command::Checkpoint(CheckpointCommand::Diff(args)) => commands::checkpoint::diff(&args),
         Command::Program(ProgramCommand::Dump(args)) => commands::program::dump(&args),
         Command::Program(ProgramCommand::Plan(args)) => commands::program::plan(&args),
         Command::Memory(args) => commands::memory::run(&args),

@@ -1,9 +1,13 @@
 //! Training: programs for whole steps, the loop's state, schedules, checkpoints.
 
+mod archive;
 pub mod checkpoint;
+pub mod export;
+pub mod import;
 pub mod init;
 pub mod load;
 pub mod metrics;
+pub mod moments;
 #[cfg(feature = "cli")]
 pub mod plot;
 pub mod pretrain;

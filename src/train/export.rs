@@ -1,0 +1,144 @@
+//! Checkpoints out: directories that `transformers` loads, and bundles that TensorFlow loads.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::import::Imported;
+use crate::model::heads::SummaryType;
+use crate::model::hugging_face::{Architecture, config_json, write_model};
+use crate::model::original::{WrittenOriginal, write_original};
+use crate::model::tensor_file::write_file;
+use crate::{Error, Result};
+
+/// Name of a vocabulary, in the original's zips as in Hugging Face's directories.
+pub const VOCABULARY_FILE: &str = "spiece.model";
+
+/// A vocabulary that goes with a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExportedTokenizer {
+    /// The SentencePiece model.
+    pub spiece: PathBuf,
+    /// Text is lower-cased first.
+    pub uncased: bool,
+    /// Accents are kept, as in the original's option for Japanese and Korean.
+    pub keep_accents: bool,
+}
+
+/// Refuses a directory that holds anything, so that no two models mix.
+///
+/// # Errors
+/// When it is no directory, or not an empty one.
+pub fn new_directory(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    let mut entries = fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
+    match entries.next() {
+        None => Ok(()),
+        Some(_) => Err(Error::data(dir, "is not empty; name a new directory for the result")),
+    }
+}
+
+/// Writes a Hugging Face directory. Returns what a user must know: each sentence names something that `transformers`
+/// cannot do with this model.
+///
+/// # Errors
+/// When a head cannot be said in Hugging Face's terms, or the disk refuses.
+pub fn export_hugging_face(dir: &Path, model: &Imported, tokenizer: Option<&ExportedTokenizer>) -> Result<Vec<String>> {
+    let mut model = model.clone();
+    let mut notes = vec![];
+    drop_answer_bias(&mut model)?;
+    let Imported { config, settings, weights, .. } = &model;
+    if config.d_head * config.n_head != config.d_model {
+        let (n, d, d_head) = (config.n_head, config.d_model, config.d_head);
+        notes.push(format!(
+            "transformers refuses heads of width {d_head}, because {n} of them are not d_model {d}; xlnet reads it"
+        ));
+    }
+    let pooled = matches!(settings.architecture, Architecture::SequenceClassification | Architecture::MultipleChoice);
+    if pooled && settings.summary.kind == SummaryType::Attn {
+        notes.push("transformers has no pooling by attention (summary_type attn); xlnet reads it".into());
+    }
+    if model.optimizer.is_some() {
+        notes.push("a Hugging Face directory has no place for the optimiser's state, so it was left out".into());
+    }
+    write_model(dir, config, settings, weights)?;
+    if let Some(tokenizer) = tokenizer {
+        write_tokenizer(dir, tokenizer)?;
+    }
+    Ok(notes)
+}
+
+/// The bias of the last answerability layer exists in some models of the original, and not in Hugging Face's class.
+fn drop_answer_bias(model: &mut Imported) -> Result<()> {
+    const BIAS: &str = "answer_class.dense_1.bias";
+    match model.weights.tensors.remove(BIAS) {
+        Some(bias) if bias.values.iter().any(|&x| x != 0.0) => {
+            let what =
+                format!("{BIAS} is not zero, and XLNetForQuestionAnswering has no such bias: answers would differ");
+            Err(Error::data(&model.weights.source, what))
+        }
+        Some(_) => {
+            model.weights.ignored.push((BIAS.into(), "zero, and XLNetForQuestionAnswering has no such bias".into()));
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// `spiece.model` and the settings that make `transformers` clean text as the original does.
+fn write_tokenizer(dir: &Path, tokenizer: &ExportedTokenizer) -> Result<()> {
+    copy(&tokenizer.spiece, &dir.join(VOCABULARY_FILE))?;
+    let mask = json!({"__type": "AddedToken", "content": "<mask>", "lstrip": true, "normalized": false,
+        "rstrip": false, "single_word": false, "special": true});
+    let settings = json!({
+        "additional_special_tokens": ["<eop>", "<eod>"],
+        "bos_token": "<s>",
+        "cls_token": "<cls>",
+        "do_lower_case": tokenizer.uncased,
+        "eos_token": "</s>",
+        "keep_accents": tokenizer.keep_accents,
+        "mask_token": mask,
+        "pad_token": "<pad>",
+        "padding_side": "left",
+        "remove_space": true,
+        "sep_token": "<sep>",
+        "tokenizer_class": "XLNetTokenizer",
+        "unk_token": "<unk>",
+    });
+    let path = dir.join("tokenizer_config.json");
+    let text = format!("{settings:#}\n");
+    write_file(&path, |out| out.write_all(text.as_bytes()).map_err(|e| Error::io("write", &path, e))).map(drop)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let bytes = fs::read(from).map_err(|e| Error::io("read", from, e))?;
+    write_file(to, |out| out.write_all(&bytes).map_err(|e| Error::io("write", to, e))).map(drop)
+}
+
+/// Writes a TensorFlow checkpoint into `dir`, called `model.ckpt-<step>` where there is a state of the optimiser and
+/// `xlnet_model.ckpt` else. Returns its prefix and what became of every tensor.
+///
+/// # Errors
+/// When the original cannot compute this model, its head needs a name, or the disk refuses.
+pub fn export_tensorflow(
+    dir: &Path,
+    model: &Imported,
+    tokenizer: Option<&ExportedTokenizer>,
+) -> Result<(PathBuf, WrittenOriginal)> {
+    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    let name = model.optimizer.as_ref().map_or("xlnet_model.ckpt".into(), |state| format!("model.ckpt-{}", state.step));
+    let prefix = dir.join(name);
+    let choice = model.settings.architecture == Architecture::MultipleChoice;
+    let head = model.head.as_deref().or(choice.then_some("race"));
+    let written = write_original(&prefix, &model.config, &model.weights, head, model.optimizer.as_ref())?;
+    if let Some(tokenizer) = tokenizer {
+        copy(&tokenizer.spiece, &dir.join(VOCABULARY_FILE))?;
+    }
+    Ok((prefix, written))
+}
+
+/// The model's `config.json` as text.
+pub fn config_text(model: &Imported) -> String {
+    format!("{:#}", config_json(&model.config, &model.settings))
+}
