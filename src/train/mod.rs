@@ -1,11 +1,14 @@
 //! Training: programs for whole steps, the loop's state, schedules, checkpoints.
 
+mod append_file;
 mod archive;
 pub mod checkpoint;
 pub mod export;
+mod held_out;
 pub mod import;
 pub mod init;
 pub mod load;
+pub mod lock;
 pub mod metrics;
 pub mod moments;
 #[cfg(feature = "cli")]
@@ -15,6 +18,7 @@ pub mod run_config;
 pub mod run_plan;
 pub mod schedule;
 pub mod session;
+pub mod snapshot;
 mod start;
 pub mod state;
 pub mod step;
