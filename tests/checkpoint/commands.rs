@@ -7,7 +7,8 @@ use std::process::Command;
 
 fn xlnet(dir: &Path, line: &str) -> (bool, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xlnet"));
-    let out = command.current_dir(dir).env_remove("XLNET_LOG").args(line.split_whitespace()).output().expect("it starts");
+    let out =
+        command.current_dir(dir).env_remove("XLNET_LOG").args(line.split_whitespace()).output().expect("it starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (out.status.success(), text(&out.stdout), text(&out.stderr))
 }

@@ -3,7 +3,6 @@
 use super::common::*;
 use super::original::{golden, zip_of};
 use super::torch;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -27,9 +26,6 @@ fn damage(victim: &Path, named: &Path, checks: Checks, seed: u64) {
     let options = ImportOptions { optimizer: true, ..Default::default() };
     let right = import(named, &options).expect("the whole model");
     let whole = fs::read(victim).expect("a file");
-    let shapes = |tensors: &BTreeMap<String, Weight>| {
-        tensors.iter().map(|(name, weight)| (name.clone(), weight.shape.clone())).collect::<Vec<_>>()
-    };
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut noticed = 0;
     for round in 0..1000 {
@@ -56,11 +52,10 @@ fn damage(victim: &Path, named: &Path, checks: Checks, seed: u64) {
                 assert!(read.weights.tensors == right.weights.tensors, "a wrong tensor in round {round}");
                 assert_eq!(read.optimizer, right.optimizer, "a wrong moment in round {round}");
             }
+            // Damaged names, sizes and values are another model's; nothing is made up all the same.
             Ok(read) => {
-                let known: Vec<_> = shapes(&read.weights.tensors);
-                let same = known == shapes(&right.weights.tensors);
-                // A damaged name is another tensor; its bytes are inside the file all the same.
-                assert!(same || read.weights.tensors.len() <= right.weights.tensors.len() + 1, "round {round}");
+                let fits = |weight: &Weight| weight.values.len() == weight.shape.iter().product::<usize>();
+                assert!(read.weights.tensors.values().all(fits), "round {round}");
             }
         }
     }
@@ -85,10 +80,11 @@ fn tensorflow_bundles() {
     damage(&zip, &zip, Checks::Sums, 4);
 }
 
+/// The check sum of a zip's member is that of a whole storage; parts of one (`views.bin`) have none.
 #[test]
 fn pytorch_files() {
     for (i, (name, checks)) in
-        [("zip.bin", Checks::Sums), ("views.bin", Checks::Sums), ("legacy.bin", Checks::Sizes)].into_iter().enumerate()
+        [("zip.bin", Checks::Sums), ("views.bin", Checks::Sizes), ("legacy.bin", Checks::Sizes)].into_iter().enumerate()
     {
         let dir = torch::directory_with(name);
         damage(&dir.path().join("pytorch_model.bin"), dir.path(), checks, 10 + i as u64);
@@ -101,13 +97,12 @@ fn hugging_face_directories() {
     let weights = weights(&build(&tiny(false), Objective::LanguageModel, false), 7);
     write_model(dir.path(), &tiny(false), &settings(Architecture::LanguageModel), &weights).expect("written");
     damage(&dir.path().join("model.safetensors"), dir.path(), Checks::Sizes, 20);
-    let map: serde_json::Map<_, _> =
-        xlnet::model::tensor_file::TensorFile::open(&dir.path().join("model.safetensors"))
-            .expect("a file")
-            .names()
-            .into_iter()
-            .map(|name| (name, "model.safetensors".into()))
-            .collect();
+    let map: serde_json::Map<_, _> = xlnet::model::tensor_file::TensorFile::open(&dir.path().join("model.safetensors"))
+        .expect("a file")
+        .names()
+        .into_iter()
+        .map(|name| (name, "model.safetensors".into()))
+        .collect();
     let index = dir.path().join("model.safetensors.index.json");
     fs::write(&index, serde_json::json!({"weight_map": map}).to_string()).expect("written");
     damage(&index, &index, Checks::Sizes, 21);

@@ -86,8 +86,9 @@ fn hostile_pickles() {
         }
     };
     let marker = dir.path().join("ran");
-    let command = format!("\x80\x02cos\nsystem\nq\x00X{}touch {}\u{85}R.", "\x10\0\0\0", marker.display());
-    refused(command.as_bytes());
+    let command = format!("touch {}", marker.display()).into_bytes();
+    let length = (command.len() as u32).to_le_bytes();
+    refused(&[b"\x80\x02cos\nsystem\nq\x00X", &length[..], &command, b"\x85R."].concat());
     refused(format!("cos\nsystem\n(S'touch {}'\ntR.", marker.display()).as_bytes());
     refused(b"\x80\x02c__builtin__\neval\nq\x00X\x02\x00\x00\x001+q\x01\x85q\x02Rq\x03.");
     assert!(!marker.exists(), "a pickle ran a command");

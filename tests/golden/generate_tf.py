@@ -50,10 +50,11 @@ def save(name, tensors, slices=None):
 weights = variables()
 save_file(weights, out / "expected.safetensors")
 step = {"global_step": np.int64(steps)}
-slot = lambda end, scale: {n + end: scale * v for n, v in weights.items()}
+first = lambda end: {n + end: np.float32(2) * v for n, v in weights.items()}
+second = lambda end: {n + end: np.float32(3) * v * v for n, v in weights.items()}
 powers = {"beta1_power": np.float32(0.9 ** (steps + 1)), "beta2_power": np.float32(0.999 ** (steps + 1))}
-save("adam.ckpt", weights | step | powers | slot("/Adam", np.float32(2)) | slot("/Adam_1", np.float32(3)))
-save("decay.ckpt", weights | step | slot("/adam_m", np.float32(2)) | slot("/adam_v", np.float32(3)))
+save("adam.ckpt", weights | step | powers | first("/Adam") | second("/Adam_1"))
+save("decay.ckpt", weights | step | first("/adam_m") | second("/adam_v"))
 # Three shards, as a Saver with sharded=True leaves them.
 names = sorted(weights)
 parts = [f"part{i}" for i in range(3)]
