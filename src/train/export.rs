@@ -10,8 +10,11 @@ use crate::model::heads::SummaryType;
 use crate::model::hugging_face::{Architecture, config_json, write_model};
 use crate::model::original::{WrittenOriginal, write_original};
 use crate::model::tensor_file::write_file;
+use crate::model::weights::Weight;
 use crate::{Error, Result};
 
+/// Input of masked positions; only a query stream reads it.
+const MASK: &str = "transformer.mask_emb";
 /// Name of a vocabulary, in the original's zips as in Hugging Face's directories.
 pub const VOCABULARY_FILE: &str = "spiece.model";
 
@@ -39,8 +42,8 @@ pub fn new_directory(dir: &Path) -> Result<()> {
     }
 }
 
-/// Writes a Hugging Face directory. Returns what a user must know: each sentence names something that `transformers`
-/// cannot do with this model.
+/// Writes a Hugging Face directory. Returns what a user must know, a sentence each: what `transformers` cannot do with
+/// this model, what was left out, what was initialised.
 ///
 /// # Errors
 /// When a head cannot be said in Hugging Face's terms, or the disk refuses.
@@ -48,6 +51,13 @@ pub fn export_hugging_face(dir: &Path, model: &Imported, tokenizer: Option<&Expo
     let mut model = model.clone();
     let mut notes = vec![];
     drop_answer_bias(&mut model)?;
+    if !model.weights.tensors.contains_key(MASK) {
+        // Fine-tuned models of the original have lost it; `transformers` would draw one at random.
+        let d = model.config.d_model;
+        model.weights.tensors.insert(MASK.into(), Weight { shape: vec![1, 1, d], values: vec![0.0; d] });
+        notes
+            .push(format!("{MASK} is initialised with zeros: every class of transformers has it, the source does not"));
+    }
     let Imported { config, settings, weights, .. } = &model;
     if config.d_head * config.n_head != config.d_model {
         let (n, d, d_head) = (config.n_head, config.d_model, config.d_head);

@@ -348,3 +348,24 @@ fn golden_models_survive_both_formats() {
         }
     }
 }
+
+#[test]
+fn what_transformers_must_be_told() {
+    let mut model = read(&golden("tf_checkpoints/empty"));
+    assert!(!model.weights.tensors.contains_key("transformer.mask_emb"));
+    let dir = tempfile::tempdir().expect("a directory");
+    let notes = export_hugging_face(dir.path(), &model, None).expect("exported");
+    assert!(notes.len() == 1 && notes[0].contains("mask_emb is initialised with zeros"), "{notes:?}");
+    let again = read(dir.path());
+    assert_eq!(again.weights.tensors["transformer.mask_emb"].values, [0.0; 6]);
+    assert_eq!(again.weights.tensors.len(), model.weights.tensors.len() + 1);
+
+    model.config.d_head = 5;
+    let notes = export_hugging_face(dir.path(), &model, None).expect("exported");
+    assert!(notes[0].contains("xlnet reads it") || notes[1].contains("xlnet reads it"), "{notes:?}");
+    let bias = |value: f32| Weight { shape: vec![1], values: vec![value] };
+    model.weights.tensors.insert("answer_class.dense_1.bias".into(), bias(0.0));
+    export_hugging_face(dir.path(), &model, None).expect("a bias of zero changes nothing");
+    model.weights.tensors.insert("answer_class.dense_1.bias".into(), bias(0.5));
+    assert!(message(export_hugging_face(dir.path(), &model, None)).contains("answers would differ"));
+}
