@@ -1,6 +1,6 @@
 //! TensorFlow checkpoints of version 2, "bundles", read and written without TensorFlow.
 //!
-//! A bundle called `P` is `P.index`, a sorted table of names ([`table`]), and one or several shards
+//! A bundle called `P` is `P.index`, a sorted table of names, and one or several shards
 //! `P.data-00000-of-00001` with the bytes of the tensors, little-endian and row-major. Graphs (`P.meta`) are not read.
 //! Every block of the table and every tensor has a check sum, and all of them are verified.
 
