@@ -56,6 +56,7 @@ def hugging_face():
         return
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
     def load(directory, **settings):
         config = transformers.AutoConfig.from_pretrained(directory)

@@ -1,5 +1,6 @@
 //! Checkpoints out: directories that `transformers` loads, and bundles that TensorFlow loads.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use serde_json::json;
 
 use super::import::Imported;
 use crate::model::heads::SummaryType;
-use crate::model::hugging_face::{Architecture, config_json, write_model};
+use crate::model::hugging_face::{Architecture, write_model};
 use crate::model::original::{WrittenOriginal, write_original};
 use crate::model::tensor_file::write_file;
 use crate::model::weights::Weight;
@@ -15,6 +16,8 @@ use crate::{Error, Result};
 
 /// Input of masked positions; only a query stream reads it.
 const MASK: &str = "transformer.mask_emb";
+/// Bias of the last answerability layer, which some models of the original have and Hugging Face's class has not.
+const ANSWER_BIAS: &str = "answer_class.dense_1.bias";
 /// Name of a vocabulary, in the original's zips as in Hugging Face's directories.
 pub const VOCABULARY_FILE: &str = "spiece.model";
 
@@ -48,17 +51,24 @@ pub fn new_directory(dir: &Path) -> Result<()> {
 /// # Errors
 /// When a head cannot be said in Hugging Face's terms, or the disk refuses.
 pub fn export_hugging_face(dir: &Path, model: &Imported, tokenizer: Option<&ExportedTokenizer>) -> Result<Vec<String>> {
-    let mut model = model.clone();
+    let Imported { config, settings, .. } = model;
+    let mut weights = Cow::Borrowed(&model.weights); // copied only where a tensor must come or go
     let mut notes = vec![];
-    drop_answer_bias(&mut model)?;
-    if !model.weights.tensors.contains_key(MASK) {
+    if let Some(bias) = weights.tensors.get(ANSWER_BIAS) {
+        if bias.values.iter().any(|&x| x != 0.0) {
+            let what = "is not zero, and XLNetForQuestionAnswering has no such bias: answers would differ";
+            return Err(Error::data(&weights.source, format!("{ANSWER_BIAS} {what}")));
+        }
+        weights.to_mut().tensors.remove(ANSWER_BIAS);
+        notes.push(format!("{ANSWER_BIAS} was left out: it is zero, and transformers has no such bias"));
+    }
+    if !weights.tensors.contains_key(MASK) {
         // Fine-tuned models of the original have lost it; `transformers` would draw one at random.
-        let d = model.config.d_model;
-        model.weights.tensors.insert(MASK.into(), Weight { shape: vec![1, 1, d], values: vec![0.0; d] });
+        let mask = Weight { shape: vec![1, 1, config.d_model], values: vec![0.0; config.d_model] };
+        weights.to_mut().tensors.insert(MASK.into(), mask);
         notes
             .push(format!("{MASK} is initialised with zeros: every class of transformers has it, the source does not"));
     }
-    let Imported { config, settings, weights, .. } = &model;
     if config.d_head * config.n_head != config.d_model {
         let (n, d, d_head) = (config.n_head, config.d_model, config.d_head);
         notes.push(format!(
@@ -72,28 +82,11 @@ pub fn export_hugging_face(dir: &Path, model: &Imported, tokenizer: Option<&Expo
     if model.optimizer.is_some() {
         notes.push("a Hugging Face directory has no place for the optimiser's state, so it was left out".into());
     }
-    write_model(dir, config, settings, weights)?;
+    write_model(dir, config, settings, &weights)?;
     if let Some(tokenizer) = tokenizer {
         write_tokenizer(dir, tokenizer)?;
     }
     Ok(notes)
-}
-
-/// The bias of the last answerability layer exists in some models of the original, and not in Hugging Face's class.
-fn drop_answer_bias(model: &mut Imported) -> Result<()> {
-    const BIAS: &str = "answer_class.dense_1.bias";
-    match model.weights.tensors.remove(BIAS) {
-        Some(bias) if bias.values.iter().any(|&x| x != 0.0) => {
-            let what =
-                format!("{BIAS} is not zero, and XLNetForQuestionAnswering has no such bias: answers would differ");
-            Err(Error::data(&model.weights.source, what))
-        }
-        Some(_) => {
-            model.weights.ignored.push((BIAS.into(), "zero, and XLNetForQuestionAnswering has no such bias".into()));
-            Ok(())
-        }
-        None => Ok(()),
-    }
 }
 
 /// `spiece.model` and the settings that make `transformers` clean text as the original does.
@@ -146,9 +139,4 @@ pub fn export_tensorflow(
         copy(&tokenizer.spiece, &dir.join(VOCABULARY_FILE))?;
     }
     Ok((prefix, written))
-}
-
-/// The model's `config.json` as text.
-pub fn config_text(model: &Imported) -> String {
-    format!("{:#}", config_json(&model.config, &model.settings))
 }
