@@ -51,7 +51,7 @@ pub struct ResultArgs {
     /// A vocabulary to put beside the model; spiece.model beside the source when absent.
     #[arg(long = "sp_path", value_name = "FILE")]
     pub sp_path: Option<PathBuf>,
-    /// Its text was lower-cased, which tokenizer_config.json must say.
+    /// Its text was lower-cased, which tokenizer_config.json must say; as that of the source says when absent.
     #[arg(long)]
     pub uncased: bool,
     /// Its text kept accents.

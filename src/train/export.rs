@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::import::Imported;
+use super::import::{Imported, TOKENIZER_FILE, TokenizerFiles, VOCABULARY_FILE};
 use crate::model::heads::SummaryType;
 use crate::model::hugging_face::{Architecture, write_model};
 use crate::model::original::{WrittenOriginal, write_original};
@@ -18,20 +18,6 @@ use crate::{Error, Result};
 const MASK: &str = "transformer.mask_emb";
 /// Bias of the last answerability layer, which some models of the original have and Hugging Face's class has not.
 const ANSWER_BIAS: &str = "answer_class.dense_1.bias";
-/// Name of a vocabulary, in the original's zips as in Hugging Face's directories.
-pub const VOCABULARY_FILE: &str = "spiece.model";
-
-/// A vocabulary that goes with a model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ExportedTokenizer {
-    /// The SentencePiece model.
-    pub spiece: PathBuf,
-    /// Text is lower-cased first.
-    pub uncased: bool,
-    /// Accents are kept, as in the original's option for Japanese and Korean.
-    pub keep_accents: bool,
-}
-
 /// Refuses a directory that holds anything, so that no two models mix.
 ///
 /// # Errors
@@ -50,7 +36,7 @@ pub fn new_directory(dir: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When a head cannot be said in Hugging Face's terms, or the disk refuses.
-pub fn export_hugging_face(dir: &Path, model: &Imported, tokenizer: Option<&ExportedTokenizer>) -> Result<Vec<String>> {
+pub fn export_hugging_face(dir: &Path, model: &Imported) -> Result<Vec<String>> {
     let Imported { config, settings, .. } = model;
     let mut weights = Cow::Borrowed(&model.weights); // copied only where a tensor must come or go
     let mut notes = vec![];
@@ -83,15 +69,15 @@ pub fn export_hugging_face(dir: &Path, model: &Imported, tokenizer: Option<&Expo
         notes.push("a Hugging Face directory has no place for the optimiser's state, so it was left out".into());
     }
     write_model(dir, config, settings, &weights)?;
-    if let Some(tokenizer) = tokenizer {
+    if let Some(tokenizer) = &model.tokenizer {
         write_tokenizer(dir, tokenizer)?;
     }
     Ok(notes)
 }
 
 /// `spiece.model` and the settings that make `transformers` clean text as the original does.
-fn write_tokenizer(dir: &Path, tokenizer: &ExportedTokenizer) -> Result<()> {
-    copy(&tokenizer.spiece, &dir.join(VOCABULARY_FILE))?;
+fn write_tokenizer(dir: &Path, tokenizer: &TokenizerFiles) -> Result<()> {
+    write(&dir.join(VOCABULARY_FILE), &tokenizer.spiece)?;
     let mask = json!({"__type": "AddedToken", "content": "<mask>", "lstrip": true, "normalized": false,
         "rstrip": false, "single_word": false, "special": true});
     let settings = json!({
@@ -109,14 +95,11 @@ fn write_tokenizer(dir: &Path, tokenizer: &ExportedTokenizer) -> Result<()> {
         "tokenizer_class": "XLNetTokenizer",
         "unk_token": "<unk>",
     });
-    let path = dir.join("tokenizer_config.json");
-    let text = format!("{settings:#}\n");
-    write_file(&path, |out| out.write_all(text.as_bytes()).map_err(|e| Error::io("write", &path, e))).map(drop)
+    write(&dir.join(TOKENIZER_FILE), format!("{settings:#}\n").as_bytes())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let bytes = fs::read(from).map_err(|e| Error::io("read", from, e))?;
-    write_file(to, |out| out.write_all(&bytes).map_err(|e| Error::io("write", to, e))).map(drop)
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_file(path, |out| out.write_all(bytes).map_err(|e| Error::io("write", path, e))).map(drop)
 }
 
 /// Writes a TensorFlow checkpoint into `dir`, called `model.ckpt-<step>` where there is a state of the optimiser and
@@ -124,19 +107,15 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When the original cannot compute this model, its head needs a name, or the disk refuses.
-pub fn export_tensorflow(
-    dir: &Path,
-    model: &Imported,
-    tokenizer: Option<&ExportedTokenizer>,
-) -> Result<(PathBuf, WrittenOriginal)> {
+pub fn export_tensorflow(dir: &Path, model: &Imported) -> Result<(PathBuf, WrittenOriginal)> {
     fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
     let name = model.optimizer.as_ref().map_or("xlnet_model.ckpt".into(), |state| format!("model.ckpt-{}", state.step));
     let prefix = dir.join(name);
     let choice = model.settings.architecture == Architecture::MultipleChoice;
     let head = model.head.as_deref().or(choice.then_some("race"));
     let written = write_original(&prefix, &model.config, &model.weights, head, model.optimizer.as_ref())?;
-    if let Some(tokenizer) = tokenizer {
-        copy(&tokenizer.spiece, &dir.join(VOCABULARY_FILE))?;
+    if let Some(tokenizer) = &model.tokenizer {
+        write(&dir.join(VOCABULARY_FILE), &tokenizer.spiece)?;
     }
     Ok((prefix, written))
 }

@@ -76,6 +76,38 @@ pub struct Imported {
     pub weights: ModelWeights,
     /// State of the optimiser, where it was wanted and is there.
     pub optimizer: Option<OptimizerState>,
+    /// The vocabulary beside it.
+    pub tokenizer: Option<TokenizerFiles>,
+}
+
+/// Name of a vocabulary, in the original's zips as in Hugging Face's directories.
+pub const VOCABULARY_FILE: &str = "spiece.model";
+/// What `transformers` notes about one.
+pub(super) const TOKENIZER_FILE: &str = "tokenizer_config.json";
+
+/// A vocabulary that goes with a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenizerFiles {
+    /// The SentencePiece model, as it is.
+    pub spiece: Vec<u8>,
+    /// Text is lower-cased first.
+    pub uncased: bool,
+    /// Accents are kept, as in the original's option for Japanese and Korean.
+    pub keep_accents: bool,
+}
+
+impl TokenizerFiles {
+    /// Reads a vocabulary, with what a `tokenizer_config.json` beside it says of casing and accents.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(spiece: &Path) -> Result<Self> {
+        let bytes = std::fs::read(spiece).map_err(|e| Error::io("read", spiece, e))?;
+        let notes = std::fs::read(spiece.with_file_name(TOKENIZER_FILE)).unwrap_or_default();
+        let notes: serde_json::Value = serde_json::from_slice(&notes).unwrap_or_default();
+        let says = |key: &str| notes.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false);
+        Ok(TokenizerFiles { spiece: bytes, uncased: says("do_lower_case"), keep_accents: says("keep_accents") })
+    }
 }
 
 /// Reads whatever checkpoint `named` means.
@@ -91,7 +123,7 @@ pub fn import(named: &Path, options: &ImportOptions) -> Result<Imported> {
 }
 
 fn import_as_it_is(named: &Path, options: &ImportOptions) -> Result<Imported> {
-    match locate(named)? {
+    let mut imported = match locate(named)? {
         Located::Archive(path) => {
             let unpacked = archive::unpack(&path)?;
             let inside = archive::model_directory(unpacked.path())?;
@@ -99,15 +131,18 @@ fn import_as_it_is(named: &Path, options: &ImportOptions) -> Result<Imported> {
             let inner = |e: Error| Error::data(&path, format!("inside: {e}"));
             let mut imported = import_as_it_is(&inside, options).map_err(inner)?;
             imported.weights.source = path.clone();
-            Ok(Imported { path, ..imported })
+            return Ok(Imported { path, ..imported });
         }
-        Located::Training(path) => training(&path, options),
+        Located::Training(path) => training(&path, options)?,
         Located::HuggingFace(path) => {
             let model = hugging_face(&path, options)?;
-            from_hugging_face(path, Format::HuggingFace, model, None)
+            from_hugging_face(path, Format::HuggingFace, model, None)?
         }
-        Located::TensorFlow(prefix) => original(prefix, options),
-    }
+        Located::TensorFlow(prefix) => original(prefix, options)?,
+    };
+    let spiece = imported.path.with_file_name(VOCABULARY_FILE);
+    imported.tokenizer = if spiece.is_file() { Some(TokenizerFiles::read(&spiece)?) } else { None };
+    Ok(imported)
 }
 
 /// Where a checkpoint lies.
@@ -229,7 +264,7 @@ fn from_hugging_face(
 ) -> Result<Imported> {
     let settings = HuggingFaceSettings::from_config(&model.hf, &model.weights)?;
     let HuggingFaceModel { config, weights, .. } = model;
-    Ok(Imported { path, format, config, settings, head: None, weights, optimizer })
+    Ok(Imported { path, format, config, settings, head: None, weights, optimizer, tokenizer: None })
 }
 
 fn original(prefix: PathBuf, options: &ImportOptions) -> Result<Imported> {
@@ -249,5 +284,5 @@ fn original(prefix: PathBuf, options: &ImportOptions) -> Result<Imported> {
     let settings = HuggingFaceSettings::of_original(&model.weights, model.head.as_deref());
     let format = Format::TensorFlow;
     let (head, weights, optimizer) = (model.head, model.weights, model.optimizer);
-    Ok(Imported { path: prefix, format, config, settings, head, weights, optimizer })
+    Ok(Imported { path: prefix, format, config, settings, head, weights, optimizer, tokenizer: None })
 }

@@ -41,6 +41,12 @@ fn there_and_back() {
     fs::write(dir.join("hf/spiece.model"), "pieces").expect("written");
     let out = succeeds(dir, "convert hf tf --to tensorflow --head classification_imdb");
     assert!(out.contains("variables of the original") && dir.join("tf/spiece.model").is_file(), "{out}");
+    assert!(!out.contains("no vocabulary"), "{out}");
+    succeeds(dir, "convert tf uncased --to hugging-face --uncased");
+    succeeds(dir, "convert uncased again --to hugging-face");
+    let notes = fs::read_to_string(dir.join("again/tokenizer_config.json")).expect("settings of the tokeniser");
+    assert!(notes.contains("\"do_lower_case\": true") && notes.contains("\"keep_accents\": false"), "{notes}");
+    assert_eq!(fs::read(dir.join("again/spiece.model")).expect("a vocabulary"), b"pieces");
     for (a, b) in [("hf", "tf"), (adam.as_str(), "tf/xlnet_model.ckpt")] {
         let out = succeeds(dir, &format!("checkpoint diff {a} {b}"));
         assert!(out.trim_end().ends_with("0 tensors differ, 41 are equal bit for bit"), "{out}");
@@ -74,7 +80,7 @@ fn means_and_differences() {
     // One is all zeros: the mean is half of the other.
     let mut model = xlnet::train::import::import(&dir.join("a"), &Default::default()).expect("a model");
     model.weights.tensors.values_mut().for_each(|weight| weight.values.fill(0.0));
-    xlnet::train::export::export_hugging_face(&dir.join("zero"), &model, None).expect("exported");
+    xlnet::train::export::export_hugging_face(&dir.join("zero"), &model).expect("exported");
     succeeds(dir, "checkpoint average a zero --output half --to tensorflow");
     let half = xlnet::train::import::import(&dir.join("half"), &Default::default()).expect("a model");
     let whole = xlnet::train::import::import(&dir.join("a"), &Default::default()).expect("a model");

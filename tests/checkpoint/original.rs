@@ -319,7 +319,7 @@ fn golden_models_survive_both_formats() {
     for dir in folders {
         let mut model = read(&dir);
         let copy = tempfile::tempdir().expect("a directory");
-        let notes = export_hugging_face(copy.path(), &model, None).expect("exported");
+        let notes = export_hugging_face(copy.path(), &model).expect("exported");
         assert_eq!(notes, Vec::<String>::new());
         let again = read(copy.path());
         assert_eq!(again.weights.tensors, model.weights.tensors, "{}", dir.display());
@@ -337,7 +337,7 @@ fn golden_models_survive_both_formats() {
         model.head = Some("classification_x".into())
             .filter(|_| model.settings.architecture == Architecture::SequenceClassification);
         let bundle = tempfile::tempdir().expect("a directory");
-        let (_, written) = export_tensorflow(bundle.path(), &model, None).expect("exported");
+        let (_, written) = export_tensorflow(bundle.path(), &model).expect("exported");
         let back = read(bundle.path());
         let mut kept: ModelWeights = model.weights.clone();
         written.skipped.iter().for_each(|(name, _)| drop(kept.tensors.remove(name)));
@@ -354,18 +354,18 @@ fn what_transformers_must_be_told() {
     let mut model = read(&golden("tf_checkpoints/empty"));
     assert!(!model.weights.tensors.contains_key("transformer.mask_emb"));
     let dir = tempfile::tempdir().expect("a directory");
-    let notes = export_hugging_face(dir.path(), &model, None).expect("exported");
+    let notes = export_hugging_face(dir.path(), &model).expect("exported");
     assert!(notes.len() == 1 && notes[0].contains("mask_emb is initialised with zeros"), "{notes:?}");
     let again = read(dir.path());
     assert_eq!(again.weights.tensors["transformer.mask_emb"].values, [0.0; 6]);
     assert_eq!(again.weights.tensors.len(), model.weights.tensors.len() + 1);
 
     model.config.d_head = 5;
-    let notes = export_hugging_face(dir.path(), &model, None).expect("exported");
+    let notes = export_hugging_face(dir.path(), &model).expect("exported");
     assert!(notes[0].contains("xlnet reads it") || notes[1].contains("xlnet reads it"), "{notes:?}");
     let bias = |value: f32| Weight { shape: vec![1], values: vec![value] };
     model.weights.tensors.insert("answer_class.dense_1.bias".into(), bias(0.0));
-    export_hugging_face(dir.path(), &model, None).expect("a bias of zero changes nothing");
+    export_hugging_face(dir.path(), &model).expect("a bias of zero changes nothing");
     model.weights.tensors.insert("answer_class.dense_1.bias".into(), bias(0.5));
-    assert!(message(export_hugging_face(dir.path(), &model, None)).contains("answers would differ"));
+    assert!(message(export_hugging_face(dir.path(), &model)).contains("answers would differ"));
 }

@@ -122,7 +122,8 @@ pub fn clean(args: &CleanArgs) -> anyhow::Result<()> {
     }
     let model = import(&args.input, &ImportOptions::default())?;
     new_directory(&args.output)?;
-    export(&args.output, &model, target(model.format), &args.input, &args.result)
+    let to = target(model.format);
+    export(&args.output, model, to, &args.result)
 }
 
 /// Writes the mean of several checkpoints.
@@ -155,7 +156,7 @@ pub fn average(args: &AverageArgs) -> anyhow::Result<()> {
     }
     new_directory(&args.output)?;
     let to = args.to.unwrap_or(target(model.format));
-    export(&args.output, &model, to, first, &args.result)?;
+    export(&args.output, model, to, &args.result)?;
     print(&format!("mean of {} checkpoints", args.checkpoints.len()));
     Ok(())
 }

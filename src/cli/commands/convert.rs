@@ -1,6 +1,6 @@
 //! `xlnet convert`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::cli::checkpoint_args::{ConvertArgs, ResultArgs, Target};
 use crate::cli::output::print;
@@ -17,22 +17,29 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<()> {
         model.head.clone_from(&args.source.head);
     }
     new_directory(&args.output)?;
-    export(&args.output, &model, args.to, &args.input, &args.result)
+    export(&args.output, model, args.to, &args.result)
 }
 
-/// Writes `model` and prints an account of it. `input` is what the user named, where a vocabulary is looked for.
-pub fn export(output: &Path, model: &Imported, to: Target, input: &Path, result: &ResultArgs) -> anyhow::Result<()> {
-    let tokenizer = tokenizer(&[input, &model.path], result);
+/// Writes `model` and prints an account of it.
+pub fn export(output: &Path, mut model: Imported, to: Target, result: &ResultArgs) -> anyhow::Result<()> {
+    if let Some(path) = &result.sp_path {
+        model.tokenizer = Some(TokenizerFiles::read(path)?);
+    }
+    if let Some(tokenizer) = &mut model.tokenizer {
+        tokenizer.uncased |= result.uncased;
+        tokenizer.keep_accents |= result.keep_accents;
+    }
+    let model = &model;
     print(&account(model));
     match to {
         Target::HuggingFace => {
-            let notes = export_hugging_face(output, model, tokenizer.as_ref())?;
+            let notes = export_hugging_face(output, model)?;
             notes.iter().for_each(|note| print(&format!("note: {note}")));
             let class = model.settings.architecture.name();
             print(&format!("wrote {}: {class}, {} tensors", output.display(), model.weights.tensors.len()));
         }
         Target::TensorFlow => {
-            let (prefix, written) = export_tensorflow(output, model, tokenizer.as_ref())?;
+            let (prefix, written) = export_tensorflow(output, model)?;
             written.skipped.iter().for_each(|(name, why)| print(&format!("note: {name} was not written: {why}")));
             let mut variables: Vec<&str> =
                 written.written.iter().map(|(_, v)| v.split('[').next().unwrap_or_default()).collect();
@@ -41,9 +48,8 @@ pub fn export(output: &Path, model: &Imported, to: Target, input: &Path, result:
             print(&format!("wrote {}: {} variables of the original", prefix.display(), variables.len()));
         }
     }
-    match tokenizer {
-        Some(tokenizer) => print(&format!("vocabulary of {}", tokenizer.spiece.display())),
-        None => print("no vocabulary: name one with --sp_path to have it beside the model"),
+    if model.tokenizer.is_none() {
+        print("no vocabulary: name one with --sp_path to have it beside the model");
     }
     Ok(())
 }
@@ -58,14 +64,4 @@ fn account(model: &Imported) -> String {
     let (loaded, skipped) = (weights.tensors.len(), weights.ignored.len());
     lines.push(format!("{}: {}, {loaded} loaded, {skipped} skipped", model.path.display(), model.format));
     lines.join("\n")
-}
-
-/// The vocabulary that was named, or that lies beside the source.
-fn tokenizer(sources: &[&Path], result: &ResultArgs) -> Option<ExportedTokenizer> {
-    let beside = |source: &&Path| -> Option<PathBuf> {
-        let directory = if source.is_dir() { source } else { source.parent()? };
-        Some(directory.join(VOCABULARY_FILE)).filter(|path| path.is_file())
-    };
-    let spiece = result.sp_path.clone().or_else(|| sources.iter().find_map(beside))?;
-    Some(ExportedTokenizer { spiece, uncased: result.uncased, keep_accents: result.keep_accents })
 }
