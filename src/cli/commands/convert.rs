@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::cli::checkpoint_args::{ConvertArgs, ResultArgs, Target};
 use crate::cli::output::print;
-use crate::train::export::{ExportedTokenizer, VOCABULARY_FILE, export_hugging_face, export_tensorflow, new_directory};
-use crate::train::import::{Imported, import};
+use crate::train::export::{export_hugging_face, export_tensorflow, new_directory};
+use crate::train::import::{Imported, TokenizerFiles, import};
 
 /// Converts as the arguments say; prints what became of every tensor.
 pub fn run(args: &ConvertArgs) -> anyhow::Result<()> {
