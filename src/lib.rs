@@ -58,6 +58,7 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod kernel;
 pub mod model;
 pub mod op;
 pub mod program;

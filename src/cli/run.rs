@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
-use super::args::{Cli, Command, CorpusCommand, ProgramCommand, VocabCommand};
+use super::args::{Cli, Command, CorpusCommand, KernelsCommand, ProgramCommand, VocabCommand};
 use super::checkpoint_args::CheckpointCommand;
 use super::{commands, flags};
 
@@ -84,6 +84,10 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Checkpoint(CheckpointCommand::Diff(args)) => commands::checkpoint::diff(&args),
         Command::Program(ProgramCommand::Dump(args)) => commands::program::dump(&args),
         Command::Program(ProgramCommand::Plan(args)) => commands::program::plan(&args),
+        Command::Kernels(KernelsCommand::List) => commands::kernels::list(),
+        Command::Kernels(KernelsCommand::Dump(args)) => commands::kernels::dump(&args),
+        Command::Kernels(KernelsCommand::Check(args)) => commands::kernels::check(&args),
+        Command::Kernels(KernelsCommand::Support) => commands::kernels::support(),
         Command::Memory(args) => commands::memory::run(&args),
         Command::Doctor => commands::doctor::run(),
         Command::Completions { shell } => commands::completions(shell),

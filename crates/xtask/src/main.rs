@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  ci       install what the build needs (cmake, a C++ compiler; Debian and Ubuntu), then check formatting, lints,
+  ci       install what build and tests need (cmake, a C++ compiler, a Vulkan driver; Debian and Ubuntu), then check formatting, lints,
            documentation and features, and run all tests
   tests    install what the build needs, then run all tests only
   install  install what the build needs only
@@ -41,14 +41,20 @@ fn ci() -> Result<(), String> {
 
 /// All tests; golden tests print a line a case.
 fn tests() -> Result<(), String> {
-    cargo(&["test", "--workspace", "--", "--show-output"])
+    // No adapter, no test of WGSL kernels: here that is a failure.
+    let arguments = ["test", "--workspace", "--", "--show-output"];
+    run(command("cargo", &arguments).env("XLNET_REQUIRE_WGPU", "1"))
 }
 
-/// Tools that the build needs beside Rust.
+/// What build and tests need beside Rust.
 fn install() -> Result<(), String> {
     let there = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
-    let missing: Vec<&str> =
+    let mut missing: Vec<&str> =
         [("cmake", "cmake"), ("c++", "g++"), ("make", "make")].iter().filter(|(p, _)| !there(p)).map(|t| t.1).collect();
+    // WGSL kernels are tested on Mesa's Vulkan driver for the processor where there is no GPU.
+    if !has_vulkan() {
+        missing.extend(["mesa-vulkan-drivers", "libvulkan1"]);
+    }
     if missing.is_empty() {
         return Ok(());
     }
@@ -68,6 +74,13 @@ fn install() -> Result<(), String> {
     let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
     args.extend(&missing);
     apt(&args)
+}
+
+/// True when a Vulkan driver is installed.
+fn has_vulkan() -> bool {
+    let folders = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d"];
+    let listed = folders.iter().any(|folder| std::fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some()));
+    listed || env::var_os("VK_DRIVER_FILES").is_some() || !cfg!(target_os = "linux")
 }
 
 fn cargo(args: &[&str]) -> Result<(), String> {

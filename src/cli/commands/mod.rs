@@ -5,6 +5,7 @@ pub mod convert;
 pub mod corpus;
 pub mod demo;
 pub mod doctor;
+pub mod kernels;
 pub mod memory;
 pub mod pretrain;
 pub mod program;
