@@ -90,6 +90,14 @@ impl Device {
             )),
         }
     }
+    /// The `n`-th device of this kind, where there is more than one.
+    pub fn nth(self, n: usize) -> Device {
+        match self {
+            Device::Wgpu(_) => Device::Wgpu(n),
+            Device::Cuda(_) => Device::Cuda(n),
+            Device::Auto | Device::Cpu | Device::CpuReference => self,
+        }
+    }
     /// Plans `program` for this device without opening it; for GPUs none has to be there.
     ///
     /// # Errors

@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::remove_leftovers;
 use super::held_out::HeldOut;
+use super::keys::Keyed;
 use super::lock::RunLock;
 use super::metrics::{MetricsWriter, Row, Speed, Window, row};
+use super::ranks::{Ranks, Start};
 use super::run_plan::RunPlan;
 use super::session::{Session, StepResult};
 use super::snapshot::{Saved, Saver};
 use super::start;
 use crate::atomic::{AtomicFile, remove_temporaries};
 use crate::data::loader::Loader;
+use crate::distributed::{Collective, Single};
 use crate::{Error, Result};
 
 /// A save that failed is tried again after this time, or when the next one is due.
@@ -36,6 +39,8 @@ pub enum Event<'a> {
         steps_per_epoch: u64,
         /// The checkpoint it goes on from.
         checkpoint: Option<&'a Path>,
+        /// Processes that share each batch, and what carries their bytes.
+        ranks: (usize, &'static str),
     },
     /// One update was done.
     Step {
@@ -77,13 +82,15 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// A run that is ready to start.
+/// A run that is ready to start, or one rank of it. Every rank computes; the first one alone measures held-out loss, and
+/// writes metrics and checkpoints.
 pub struct Pretraining {
     plan: RunPlan,
+    ranks: Ranks,
     session: Session,
     loader: Loader,
     held_out: Option<HeldOut>,
-    metrics: MetricsWriter,
+    metrics: Option<MetricsWriter>,
     window: Window,
     speed: Speed,
     saver: Saver,
@@ -103,31 +110,67 @@ impl Pretraining {
     ///
     /// # Errors
     /// When data, weights or a checkpoint do not fit, a directory cannot be written, or another run uses it.
-    pub fn prepare(mut plan: RunPlan) -> Result<Self> {
-        let locks = take_directories(&plan)?;
-        let found = start::checkpoint_to_resume(&plan)?;
-        if let Some(seed) = found.as_ref().map(|checkpoint| checkpoint.state().seed)
+    pub fn prepare(plan: RunPlan) -> Result<Self> {
+        Self::prepare_rank(plan, Box::new(Single))
+    }
+
+    /// Prepares the run as one rank of `group`; all ranks do so with the same settings. Rank 0 reads and writes the
+    /// directories of the run and tells the others.
+    ///
+    /// # Errors
+    /// Those of [`Pretraining::prepare`], and when ranks differ or one has ended.
+    pub fn prepare_rank(plan: RunPlan, group: Box<dyn Collective>) -> Result<Self> {
+        let mut ranks = Ranks::new(group, plan.shares())?;
+        match Self::start(plan, &mut ranks) {
+            Ok(start) => Ok(start(ranks)),
+            Err(error) => {
+                ranks.fail(&error);
+                Err(error)
+            }
+        }
+    }
+    fn start(mut plan: RunPlan, ranks: &mut Ranks) -> Result<impl FnOnce(Ranks) -> Self + use<>> {
+        ranks.check_plan(&plan)?;
+        let first = ranks.is_first();
+        let locks = if first { take_directories(&plan)? } else { vec![] };
+        let found = if first { start::checkpoint_to_resume(&plan)? } else { None };
+        let start = found.as_ref().map(|c| Start { path: c.path().to_owned(), state: c.state().clone() });
+        let start = ranks.share_start(start)?;
+        if let Some(seed) = start.as_ref().map(|start| start.state.seed)
             && seed != plan.config.seed
         {
             tracing::warn!("going on with the checkpoint's seed {seed}, not {}", plan.config.seed);
             plan.config.seed = seed;
         }
         let config = &plan.config;
-        let mut loader = Loader::open(&plan.records, &plan.loader())?;
+        let mut loader = Loader::open_rows(&plan.records, &plan.loader(), ranks.rows())?;
         let mut session = Session::new(&plan.model, plan.step_options(), plan.device, config.seed)?;
+        session.set_first_micro((ranks.rank() * config.accumulate) as u32);
         session.reset_memory()?;
+        let memory = match &found {
+            Some(checkpoint) => start::load(checkpoint, &plan, &mut session)?,
+            None if first => start::fresh_start(&plan, &mut session).map(|()| vec![])?,
+            None => vec![],
+        };
+        session.set_step(ranks.first(session.step())?); // weights may come with their number of updates
+        let (program, exec) = session.parts();
+        ranks.share_weights(program, exec)?;
         let mut window = Window::default();
-        match &found {
-            Some(checkpoint) => start::resume(checkpoint, &mut session, &mut loader, &mut window)?,
-            None => start::fresh_start(&plan, &mut session)?,
+        if let Some(start) = &start {
+            ranks.scatter_memory(program, exec, &memory)?;
+            start::resume(start, &mut session, &mut loader, &mut window)?;
         }
-        let held_out = HeldOut::open(&plan)?;
-        let metrics = MetricsWriter::open(log_dir(&plan), session.step(), config.tensorboard)?;
-        write_settings(&plan)?;
-        let checkpoint = found.map(|checkpoint| checkpoint.path().to_owned());
-        Ok(Pretraining {
+        let (mut held_out, mut metrics) = (None, None);
+        if first {
+            held_out = HeldOut::open(&plan)?;
+            metrics = Some(MetricsWriter::open(log_dir(&plan), session.step(), config.tensorboard)?);
+            write_settings(&plan)?;
+        }
+        let checkpoint = start.map(|start| start.path);
+        Ok(move |ranks| Pretraining {
             saved: checkpoint.is_some().then_some(session.step()),
             plan,
+            ranks,
             session,
             loader,
             held_out,
@@ -147,7 +190,18 @@ impl Pretraining {
     pub fn session(&mut self) -> &mut Session {
         &mut self.session
     }
-    /// The newest checkpoint, written or read.
+    /// This rank among those of the run.
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
+    }
+    /// Leaves the group of ranks in order, when all is done.
+    ///
+    /// # Errors
+    /// When another rank has failed.
+    pub fn finish(&mut self) -> Result<()> {
+        self.ranks.finish()
+    }
+    /// The newest checkpoint, written or read; those that are written, only at rank 0.
     pub fn checkpoint(&self) -> Option<&Path> {
         self.checkpoint.as_deref()
     }
@@ -157,15 +211,15 @@ impl Pretraining {
     ///
     /// # Errors
     /// When the loss or the gradient stops being a number (nothing is saved then, older checkpoints stay), the device
-    /// fails, or the last checkpoint cannot be written.
+    /// fails, the last checkpoint cannot be written, or another rank has failed.
     pub fn run(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<Outcome> {
         self.tell_start(observe);
         self.save_began = Instant::now();
         let trained = self.train(stop, observe);
         let saved = self.finish_saving(trained.is_ok(), observe);
-        let logged = self.metrics.flush();
+        let logged = self.metrics.as_mut().map_or(Ok(()), MetricsWriter::flush);
         self.tell_log(logged, observe);
-        trained.and(saved)?;
+        trained.and(saved).inspect_err(|error| self.ranks.fail(error))?;
         let finished = self.session.step() >= self.plan.config.train_steps;
         Ok(if finished { Outcome::Finished } else { Outcome::Interrupted })
     }
@@ -179,13 +233,15 @@ impl Pretraining {
             device_bytes: self.session.exec().held_bytes(),
             steps_per_epoch: self.loader.steps_per_epoch(),
             checkpoint: self.checkpoint.as_deref(),
+            ranks: (self.ranks.ranks(), self.ranks.engine()),
         });
     }
     fn train(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<()> {
         let tokens = self.plan.tokens_per_step();
         self.speed = Speed::default();
         self.evaluate_when_due(stop, observe)?; // a run that was stopped while it did
-        while self.session.step() < self.plan.config.train_steps && !stop.load(Ordering::Relaxed) {
+        // Ranks stop and save together, whoever is asked to.
+        while self.session.step() < self.plan.config.train_steps && !self.ranks.any(stop.load(Ordering::Relaxed))? {
             let result = self.step()?;
             self.speed.add(tokens);
             observe(Event::Step { result: &result, tokens_per_s: self.speed.rate() });
@@ -194,7 +250,7 @@ impl Pretraining {
             if let Some(saved) = self.saver.poll() {
                 self.tell_saved(saved, observe);
             }
-            if self.save_is_due() {
+            if self.ranks.any(self.save_is_due())? {
                 self.save(observe)?;
             }
         }
@@ -207,8 +263,7 @@ impl Pretraining {
     /// When the loss or the gradient is no number, or the device fails.
     pub fn step(&mut self) -> Result<StepResult> {
         let batch = self.loader.next_batch();
-        self.session.upload_batch(&batch)?;
-        let result = self.session.train()?;
+        let result = self.ranks.train(&mut self.session, &batch)?;
         if !(result.loss.is_finite() && result.gradient_norm.is_finite()) {
             return Err(self.diverged(&result));
         }
@@ -221,6 +276,7 @@ impl Pretraining {
         }
         let StepResult { step, loss, gradient_norm, .. } = result;
         let kept = match &self.checkpoint {
+            _ if !self.ranks.is_first() => "rank 0 says which checkpoint is the last good one".into(),
             Some(path) => format!("the last good checkpoint is {}", path.display()),
             None => "there is no checkpoint yet".into(),
         };
@@ -235,10 +291,13 @@ impl Pretraining {
         if result.step.is_multiple_of(config.iterations) || result.step == config.train_steps {
             let row = row(result, &self.window, &self.speed);
             observe(Event::Log(&row));
-            let written = self.metrics.write(row);
-            self.tell_log(written, observe);
+            self.write_metrics(row, observe);
             (self.window, self.speed) = (Window::default(), Speed::default());
         }
+    }
+    fn write_metrics(&mut self, row: Row, observe: &mut dyn FnMut(Event)) {
+        let written = self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.write(row));
+        self.tell_log(written, observe);
     }
     /// Tells a failure to log once, until logging works again.
     fn tell_log(&mut self, logged: Result<()>, observe: &mut dyn FnMut(Event)) {
@@ -255,13 +314,11 @@ impl Pretraining {
         let every = config.eval_every_steps.unwrap_or(config.save_steps);
         let due = step > 0 && (step.is_multiple_of(every) || step == config.train_steps);
         let measured = |rows: &[Row]| rows.iter().rev().any(|row| row.step == step && row.eval_loss.is_some());
-        let Some(held_out) = self.held_out.as_mut().filter(|_| due && !measured(self.metrics.rows())) else {
-            return Ok(());
-        };
+        let known = self.metrics.as_ref().is_some_and(|metrics| measured(metrics.rows()));
+        let Some(held_out) = self.held_out.as_mut().filter(|_| due && !known) else { return Ok(()) };
         let Some(loss) = held_out.loss(&mut self.session, stop)? else { return Ok(()) };
         observe(Event::Evaluated { step, loss });
-        let written = self.metrics.write(Row { step, eval_loss: Some(loss), ..Row::default() });
-        self.tell_log(written, observe);
+        self.write_metrics(Row { step, eval_loss: Some(loss), ..Row::default() }, observe);
         self.speed = Speed::default(); // evaluating is no training
         Ok(())
     }
@@ -278,15 +335,20 @@ impl Pretraining {
             self.tell_saved(before, observe); // never two at a time
         }
         (self.save_began, self.saved) = (Instant::now(), Some(self.session.step()));
-        let drawn = self.metrics.plot();
+        let (program, exec) = self.session.parts();
+        self.ranks.check_weights(program, exec)?;
+        let memory = self.ranks.gather_memory(program, exec)?;
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        let drawn = metrics.plot();
+        let logs = metrics.handles();
         self.tell_log(drawn, observe);
         let (plan, session, position) = (&self.plan, &mut self.session, self.loader.position());
         if plan.config.background_save {
-            let snapshot = start::snapshot(plan, session, position, &self.window)?;
-            let (dir, max_save, logs) = (&plan.config.model_dir, plan.config.max_save, self.metrics.handles());
+            let snapshot = start::snapshot(plan, session, memory, position, &self.window)?;
+            let (dir, max_save) = (&plan.config.model_dir, plan.config.max_save);
             self.saver.start(snapshot, dir, max_save, logs)?;
         } else {
-            let (step, result) = (session.step(), start::save(plan, session, position, &self.window));
+            let (step, result) = (session.step(), start::save(plan, session, &memory, position, &self.window));
             self.tell_saved(Saved { step, result }, observe);
         }
         self.speed = Speed::default(); // saving is no training
@@ -310,7 +372,8 @@ impl Pretraining {
             self.tell_saved(before, observe);
         }
         let step = self.session.step();
-        if !well || self.saved == Some(step) {
+        // Rank 0 may have found that the save of this step failed.
+        if !well || !self.ranks.any(self.saved != Some(step))? {
             return Ok(());
         }
         let mut failure = None;

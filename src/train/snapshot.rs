@@ -5,7 +5,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use super::checkpoint::{ModelDescription, Stored, tensor_files, write_checkpoint};
+use super::checkpoint::{ModelDescription, Stored, set_memory_rows, tensor_files, write_checkpoint};
+use super::ranks::Rows;
 use super::state::TrainState;
 use super::step::StepProgram;
 use crate::backend::Executor;
@@ -21,18 +22,20 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Copies parameters, moments and memories from the device.
+    /// Copies parameters and moments from the device; `memory` is that of the whole batch.
     ///
     /// # Errors
     /// When the device fails.
     pub fn take(
         step: &StepProgram,
         exec: &mut dyn Executor,
+        memory: Vec<Rows>,
         model: ModelDescription,
         state: TrainState,
     ) -> Result<Self> {
-        let files = tensor_files(step, model.config.n_layer);
-        let mut tensors = HashMap::new();
+        let mut files = tensor_files(step, model.config.n_layer);
+        set_memory_rows(&mut files, &memory);
+        let mut tensors = HashMap::from_iter(memory);
         for (id, _) in files.iter().flat_map(|(_, stored)| stored) {
             if !tensors.contains_key(id) {
                 let mut bytes = vec![0; step.program.tensor(*id).bytes()];

@@ -2,18 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::{Checkpoint, ModelDescription, latest, save_checkpoint};
+use super::checkpoint::{Checkpoint, ModelDescription, latest, set_memory_rows, tensor_files, write_checkpoint};
 use super::import::{ImportOptions, import};
 use super::init::{InitOptions, initialize};
 use super::load::{LoadOptions, load_into};
 use super::metrics::Window;
 use super::moments::load_moments;
+use super::ranks::{Rows, Start};
 use super::run_plan::RunPlan;
 use super::session::Session;
 use super::snapshot::Snapshot;
 use super::state::TrainState;
 use crate::data::loader::{Loader, Position};
 use crate::model::hugging_face::{Architecture, HuggingFaceSettings};
+use crate::tensor::TensorId;
 use crate::{Error, Result};
 
 /// The checkpoint to go on from, as `resume` says; `None` for a fresh start.
@@ -87,21 +89,42 @@ pub(super) fn fresh_start(plan: &RunPlan, session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// Puts a checkpoint's tensors, data position and losses in place.
+/// A model's directory; for a directory of checkpoints its newest one.
+pub(crate) fn model_directory(named: &Path) -> Result<PathBuf> {
+    if named.is_dir()
+        && !named.join("config.json").exists()
+        && let Some(checkpoint) = latest(named)?
+    {
+        return Ok(checkpoint.path().to_owned());
+    }
+    Ok(named.to_owned())
+}
+
+/// Puts a checkpoint's parameters and moments in place; returns the memories of its whole batch.
 ///
 /// # Errors
 /// When the checkpoint is of another model, batch or optimiser.
-pub(super) fn resume(
-    checkpoint: &Checkpoint,
-    session: &mut Session,
-    loader: &mut Loader,
-    window: &mut Window,
-) -> Result<()> {
+pub(super) fn load(checkpoint: &Checkpoint, plan: &RunPlan, session: &mut Session) -> Result<Vec<Rows>> {
     let (program, exec) = session.parts();
-    checkpoint.load(program, exec)?;
-    let TrainState { step, data, seed, loss_window, .. } = checkpoint.state().clone();
+    let mut memory = vec![];
+    checkpoint.read(program, Some(plan.records.settings.bsz), &mut |id, bytes| {
+        if program.memory.contains(&id) {
+            memory.push((id, bytes));
+            return Ok(());
+        }
+        exec.write(id, &bytes)
+    })?;
+    Ok(memory)
+}
+
+/// Puts data position and losses of a checkpoint in place.
+///
+/// # Errors
+/// When its position is not readable.
+pub(super) fn resume(from: &Start, session: &mut Session, loader: &mut Loader, window: &mut Window) -> Result<()> {
+    let TrainState { step, data, seed, loss_window, .. } = from.state.clone();
     let position: Position = serde_json::from_value(data)
-        .map_err(|e| Error::data(checkpoint.path(), format!("its place in the data is not readable: {e}")))?;
+        .map_err(|e| Error::data(&from.path, format!("its place in the data is not readable: {e}")))?;
     loader.seek(position);
     session.set_step(step);
     session.set_seed(seed);
@@ -109,24 +132,46 @@ pub(super) fn resume(
     Ok(())
 }
 
-/// Writes a checkpoint of everything that [`resume`] needs.
+/// Writes a checkpoint of everything that [`load`] and [`resume`] need.
 ///
 /// # Errors
 /// When the device fails or the disk refuses.
-pub(super) fn save(plan: &RunPlan, session: &mut Session, position: Position, window: &Window) -> Result<PathBuf> {
+pub(super) fn save(
+    plan: &RunPlan,
+    session: &mut Session,
+    memory: &[Rows],
+    position: Position,
+    window: &Window,
+) -> Result<PathBuf> {
     let (model, state) = (description(plan, session), state(plan, session, position, window)?);
     let (program, exec) = session.parts();
-    save_checkpoint(&plan.config.model_dir, program, exec, &model, &state, plan.config.max_save)
+    let mut files = tensor_files(program, model.config.n_layer);
+    set_memory_rows(&mut files, memory);
+    let mut read = |id: TensorId, bytes: &mut Vec<u8>| {
+        if let Some((_, rows)) = memory.iter().find(|(of, _)| *of == id) {
+            bytes.extend_from_slice(rows);
+            return Ok(());
+        }
+        bytes.resize(program.program.tensor(id).bytes(), 0);
+        exec.read(id, bytes)
+    };
+    write_checkpoint(&plan.config.model_dir, &files, &mut read, &model, &state, plan.config.max_save)
 }
 
-/// Copies everything that [`resume`] needs.
+/// Copies everything that [`load`] and [`resume`] need.
 ///
 /// # Errors
 /// When the device fails.
-pub(super) fn snapshot(plan: &RunPlan, session: &mut Session, position: Position, window: &Window) -> Result<Snapshot> {
+pub(super) fn snapshot(
+    plan: &RunPlan,
+    session: &mut Session,
+    memory: Vec<Rows>,
+    position: Position,
+    window: &Window,
+) -> Result<Snapshot> {
     let (model, state) = (description(plan, session), state(plan, session, position, window)?);
     let (program, exec) = session.parts();
-    Snapshot::take(program, exec, model, state)
+    Snapshot::take(program, exec, memory, model, state)
 }
 
 fn description(plan: &RunPlan, session: &Session) -> ModelDescription {

@@ -14,6 +14,7 @@ pub fn run() -> anyhow::Result<()> {
         Some((total, available)) => print(&format!("memory     {}, {} of it free", bytes(total), bytes(available))),
         None => print("memory     unknown on this system"),
     }
+    print(&format!("mpi        {}", mpi()));
     print("devices");
     print("  cpu      ready");
     print_adapters();
@@ -24,6 +25,18 @@ pub fn run() -> anyhow::Result<()> {
     }
     print(&format!("auto means {}", Device::Auto.resolve()?));
     Ok(())
+}
+
+/// The MPI that ranks of `mpirun` talk by.
+fn mpi() -> String {
+    #[cfg(feature = "mpi")]
+    {
+        format!("ready: {}", crate::distributed::mpi::version())
+    }
+    #[cfg(not(feature = "mpi"))]
+    {
+        "not built in (feature mpi); ranks of RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT need none".into()
+    }
 }
 
 /// Adapters of wgpu with the limits that decide which kernels run.
