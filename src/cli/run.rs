@@ -1,6 +1,7 @@
 //! From arguments to exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -65,6 +66,7 @@ fn start_logging(level: Option<&str>) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .init();
@@ -82,8 +84,9 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Program(ProgramCommand::Dump(args)) => commands::program::dump(&args),
         Command::Program(ProgramCommand::Plan(args)) => commands::program::plan(&args),
         Command::Memory(args) => commands::memory::run(&args),
-        Command::Doctor => commands::doctor::run(),
+        Command::Doctor(args) => commands::doctor::run(&args),
         Command::Completions { shell } => commands::completions(shell),
+        Command::Man { dir } => commands::man(dir.as_deref()),
     }?;
     Ok(Done::Completely)
 }

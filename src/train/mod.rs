@@ -2,6 +2,8 @@
 
 mod append_file;
 pub mod checkpoint;
+pub mod disk;
+pub mod guard;
 mod held_out;
 pub mod init;
 pub mod load;
@@ -13,6 +15,7 @@ pub mod pretrain;
 pub mod ranks;
 pub mod run_config;
 pub mod run_plan;
+mod saving;
 pub mod schedule;
 pub mod session;
 pub mod snapshot;
