@@ -1,5 +1,6 @@
 //! Every op alone, at the shapes of XLNet-Base training on 1024 tokens (8 rows of 128, and 2 of 512 for attention), with
-//! dropout. After criterion's line of each op comes ours: best time of one run, GB/s and GFLOP/s by `Op::cost`.
+//! dropout. After criterion's line of each op comes ours: best time of one run, GB/s and GFLOP/s by `Op::cost`. On the
+//! CPU, or on the device in `XLNET_DEVICE`; its time includes handing the op over and waiting for it.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -218,27 +219,36 @@ fn fill(executor: &mut dyn xlnet::backend::Executor) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn device() -> Device {
+    let named = std::env::var("XLNET_DEVICE").map_or(Ok(Device::Cpu), |name| name.parse::<Device>());
+    named.unwrap_or_else(|error| panic!("XLNET_DEVICE: {error}"))
+}
+
 fn ops(c: &mut Criterion) {
+    let device = device();
     for &(label, op) in CASES {
         let mut best = None::<Duration>;
         let mut b = Builder::new(DType::F32);
         let op = op(&mut b);
         let run = (|| {
             b.push(op.clone())?;
-            let mut executor = Device::Cpu.open(Arc::new(b.finish()?))?;
+            let mut executor = device.open(Arc::new(b.finish()?))?;
             fill(&mut *executor)?;
             anyhow::Ok(executor)
         })();
         let mut executor = match run {
             Ok(executor) => executor,
-            Err(error) => panic!("{label}: {error}"),
+            Err(error) => {
+                println!("{label}: not on {device}: {error}");
+                continue;
+            }
         };
         c.bench_function(label, |bencher| {
             bencher.iter_custom(|runs| {
                 let start = Instant::now();
                 for _ in 0..runs {
                     let start = Instant::now();
-                    if let Err(error) = black_box(&mut executor).run(0..1) {
+                    if let Err(error) = black_box(&mut executor).run(0..1).and_then(|()| executor.sync()) {
                         panic!("{label}: {error}");
                     }
                     best = Some(best.map_or(start.elapsed(), |best| best.min(start.elapsed())));
@@ -249,7 +259,7 @@ fn ops(c: &mut Criterion) {
         if let Some(best) = best {
             let (cost, s) = (op.cost(&executor.program().tensors), best.as_secs_f64());
             let (gb, gflop) = (cost.bytes as f64 / s / 1e9, cost.flops as f64 / s / 1e9);
-            println!("{label:<48} {:>10.3} ms {gb:>8.1} GB/s {gflop:>8.1} GFLOP/s\n", s * 1e3);
+            println!("{label:<48} {device} {:>10.3} ms {gb:>8.1} GB/s {gflop:>8.1} GFLOP/s\n", s * 1e3);
         }
     }
 }

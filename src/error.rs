@@ -43,6 +43,9 @@ pub enum ErrorKind {
     /// A program that cannot be planned or compiled.
     #[error("{0}")]
     Plan(String),
+    /// A kernel's text that is wrong: a defect of this library.
+    #[error("{0}")]
+    Kernel(String),
     /// A device that does not exist, or cannot do what is asked.
     #[error("{0}")]
     Device(String),
@@ -96,6 +99,10 @@ impl Error {
     /// A program that cannot be planned.
     pub fn plan(what: impl Into<String>) -> Self {
         ErrorKind::Plan(what.into()).into()
+    }
+    /// A kernel whose text is wrong.
+    pub fn kernel(what: impl Into<String>) -> Self {
+        ErrorKind::Kernel(what.into()).into()
     }
     /// A device that is missing or cannot do it.
     pub fn device(what: impl Into<String>) -> Self {

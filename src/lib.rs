@@ -59,6 +59,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod distributed;
+pub mod kernel;
 pub mod model;
 pub mod op;
 pub mod program;

@@ -34,7 +34,7 @@ fn parameter_counts() {
 
 #[test]
 fn devices_that_do_not_exist_say_so() {
-    for (text, missing) in [("wgpu", "WGSL"), ("wgpu:1", "WGSL"), ("cuda:0", "PTX")] {
+    for (text, missing) in [("cuda:0", "PTX"), ("wgpu:99", "wgpu:99")] {
         let error = text.parse::<Device>().and_then(Device::resolve).expect_err("no such backend yet").to_string();
         assert!(error.contains(missing) && error.contains("--device cpu"), "{error}");
     }

@@ -1,6 +1,8 @@
 //! Executors: one per kind of device, behind one small trait.
 
 pub mod cpu;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
 
 use std::fmt;
 use std::ops::Range;
@@ -66,15 +68,26 @@ impl Device {
     /// The device that `auto` stands for here; other devices stand for themselves.
     ///
     /// # Errors
-    /// When the backend is not part of this build.
+    /// When the backend is not part of this build, or there is no such device on this machine.
     pub fn resolve(self) -> Result<Device> {
         match self {
             Device::Auto | Device::Cpu => Ok(Device::Cpu),
             Device::CpuReference => Ok(self),
-            Device::Wgpu(_) | Device::Cuda(_) => {
-                let kind = if matches!(self, Device::Wgpu(_)) { "WGSL (wgpu)" } else { "PTX (CUDA)" };
-                Err(Error::device(format!("device {self}: this version has no {kind} backend yet; use --device cpu")))
+            Device::Wgpu(number) => {
+                find_wgpu(number)?;
+                Ok(self)
             }
+            Device::Cuda(_) => Err(self.missing()),
+        }
+    }
+    fn missing(self) -> Error {
+        match self {
+            Device::Wgpu(_) => Error::device(format!(
+                "device {self}: this build has no WGSL backend; build with --features wgpu, or use --device cpu"
+            )),
+            _ => Error::device(format!(
+                "device {self}: this version has no PTX (CUDA) backend yet; use --device cpu or --device wgpu"
+            )),
         }
     }
     /// The `n`-th device of this kind, where there is more than one.
@@ -85,23 +98,46 @@ impl Device {
             Device::Auto | Device::Cpu | Device::CpuReference => self,
         }
     }
-    /// Plans `program` for this device without opening it.
+    /// Plans `program` for this device without opening it; for GPUs none has to be there.
     ///
     /// # Errors
     /// When the backend is not part of this build.
     pub fn plan(self, program: &Program) -> Result<Plan> {
-        let reference = self.resolve()? == Device::CpuReference;
-        Ok(Plan::new(program, &|op: &Op| if reference { 0 } else { cpu::workspace_bytes(op, program) }))
+        match self {
+            #[cfg(feature = "wgpu")]
+            Device::Wgpu(_) => {
+                let workspace = |op: &Op| wgpu::workspace_bytes(op, program);
+                Ok(Plan::in_chunks(program, &workspace, wgpu::CHUNK_BYTES))
+            }
+            _ => {
+                let reference = self.resolve()? == Device::CpuReference;
+                Ok(Plan::new(program, &|op: &Op| if reference { 0 } else { cpu::workspace_bytes(op, program) }))
+            }
+        }
     }
     /// Opens the device and gives it `program`.
     ///
     /// # Errors
     /// When the backend is not part of this build, or cannot run an op of the program.
     pub fn open(self, program: Arc<Program>) -> Result<Box<dyn Executor>> {
-        let plan = self.plan(&program)?;
-        let reference = self.resolve()? == Device::CpuReference;
-        Ok(Box::new(cpu::CpuExecutor::new(program, plan, reference)?))
+        match self.resolve()? {
+            #[cfg(feature = "wgpu")]
+            Device::Wgpu(number) => Ok(Box::new(wgpu::WgpuExecutor::new(wgpu::Gpu::open(number)?, program)?)),
+            device => {
+                let plan = device.plan(&program)?;
+                Ok(Box::new(cpu::CpuExecutor::new(program, plan, device == Device::CpuReference)?))
+            }
+        }
     }
+}
+
+#[cfg(feature = "wgpu")]
+fn find_wgpu(number: usize) -> Result<()> {
+    wgpu::Gpu::find(number).map(drop)
+}
+#[cfg(not(feature = "wgpu"))]
+fn find_wgpu(number: usize) -> Result<()> {
+    Err(Device::Wgpu(number).missing())
 }
 
 /// Time spent in one op since profiling began.

@@ -40,6 +40,9 @@ pub enum Command {
     /// Show the program that a training step is: its ops, or where its tensors lie.
     #[command(subcommand)]
     Program(ProgramCommand),
+    /// Show the GPU kernels: what there is, their text, whether an adapter takes them.
+    #[command(subcommand)]
+    Kernels(KernelsCommand),
     /// Find the largest batch that fits a memory, and where the bytes go; allocates nothing.
     Memory(MemoryArgs),
     /// Tell what this machine offers and what is missing: instructions, memory, disk, devices, packages.
@@ -364,6 +367,42 @@ pub enum ProgramCommand {
         after_help = "Example:\n  xlnet program plan --model large --task squad --batch 4 --seq-len 384 --inference"
     )]
     Plan(ProgramArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KernelsCommand {
+    /// Print every template: what it computes, its keys.
+    List,
+    /// Print the text of a variant, or write many to a folder.
+    #[command(
+        after_help = "Examples:\n  xlnet kernels dump matmul.f32\n  xlnet kernels dump matmul --output kernels-of-matmul"
+    )]
+    Dump(KernelsDumpArgs),
+    /// Render every variant, and have an adapter compile it.
+    #[command(after_help = "Example:\n  xlnet kernels check --device wgpu:0")]
+    Check(KernelsCheckArgs),
+    /// Print which op has a kernel in which language.
+    Support,
+}
+
+#[derive(Debug, Args)]
+pub struct KernelsDumpArgs {
+    /// A label or its beginning; the first match is printed.
+    #[arg(default_value = "", value_name = "LABEL")]
+    pub label: String,
+    /// Writes every match to this folder instead.
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct KernelsCheckArgs {
+    /// A label or its beginning; all when absent.
+    #[arg(default_value = "", value_name = "LABEL")]
+    pub label: String,
+    /// The adapter that compiles: wgpu[:n]; without it variants are only rendered.
+    #[arg(long, default_value_t = Device::Cpu, value_name = "DEVICE")]
+    pub device: Device,
 }
 
 #[derive(Debug, Args)]

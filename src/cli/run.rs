@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
-use super::args::{Cli, Command, CorpusCommand, ProgramCommand, VocabCommand};
+use super::args::{Cli, Command, CorpusCommand, KernelsCommand, ProgramCommand, VocabCommand};
 use super::{commands, flags};
 use crate::distributed::launch::Launch;
 
@@ -83,6 +83,10 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Corpus(CorpusCommand::Inspect(args)) => commands::corpus::inspect(&args),
         Command::Program(ProgramCommand::Dump(args)) => commands::program::dump(&args),
         Command::Program(ProgramCommand::Plan(args)) => commands::program::plan(&args),
+        Command::Kernels(KernelsCommand::List) => commands::kernels::list(),
+        Command::Kernels(KernelsCommand::Dump(args)) => commands::kernels::dump(&args),
+        Command::Kernels(KernelsCommand::Check(args)) => commands::kernels::check(&args),
+        Command::Kernels(KernelsCommand::Support) => commands::kernels::support(),
         Command::Memory(args) => commands::memory::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Completions { shell } => commands::completions(shell),

@@ -196,6 +196,52 @@ macro_rules! op_table {
     };
 }
 
+/// Values that an index tensor of an op may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexRange {
+    /// The index tensor.
+    pub id: TensorId,
+    /// Least value.
+    pub low: i32,
+    /// One more than the greatest value.
+    pub end: usize,
+}
+
+impl IndexRange {
+    /// Requires every one of `values` to be in range; `place` names op and layer, `name` the tensor.
+    ///
+    /// # Errors
+    /// Names op, layer, tensor, index, value and limits.
+    pub fn check(&self, values: &[i32], place: impl FnOnce() -> String, name: &str) -> Result<()> {
+        let outside = |&x: &i32| x < self.low || i64::from(x) >= self.end as i64;
+        let Some(at) = values.iter().position(outside) else { return Ok(()) };
+        let expected = format!("a value from {} to {}", self.low, self.end as i64 - 1);
+        Err(Error::shape(place(), format!("element {at} of {name}"), expected, values[at]))
+    }
+}
+
+impl Op {
+    /// The index tensors of this op and what they may hold; a backend checks them before it runs the op.
+    pub fn index_ranges(&self, tensors: &[TensorDesc]) -> Vec<IndexRange> {
+        let shape = |id: TensorId| tensors[id.index()].shape;
+        let attention = |op: &RelAttention| {
+            let query = op.query.as_ref().map(|query| IndexRange { id: query.positions, low: -1, end: op.length });
+            let group = op.relative.and_then(|relative| relative.group);
+            let group = group.map(|id| IndexRange { id, low: 0, end: op.groups });
+            query.into_iter().chain(group).collect()
+        };
+        match self {
+            Op::GatherRows(op) => vec![IndexRange { id: op.ids, low: i32::MIN, end: shape(op.table).rows() }],
+            Op::GatherRowsGrad(op) => vec![IndexRange { id: op.ids, low: i32::MIN, end: shape(op.dtable.id).rows() }],
+            Op::PositionEncoding(op) => op.direction.map(|id| IndexRange { id, low: 0, end: 2 }).into_iter().collect(),
+            Op::SoftmaxCrossEntropy(op) => vec![IndexRange { id: op.labels, low: 0, end: shape(op.logits).last() }],
+            Op::RelAttention(op) => attention(op),
+            Op::RelAttentionGrad(op) => attention(&op.forward),
+            _ => vec![],
+        }
+    }
+}
+
 op_table! {
     Fill CopyBlocks
     GatherRows GatherRowsGrad MixRows MixRowsGrad WeightedRows WeightedRowsGrad
@@ -206,4 +252,21 @@ op_table! {
     RelAttention RelAttentionGrad
     Softmax SoftmaxGrad SoftmaxCrossEntropy ElementLoss
     SquareNorm Adam
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let check = |values: &[i32], low| {
+            let range = IndexRange { id: TensorId(0), low, end: 5 };
+            range.check(values, || "gather_rows in embedding".into(), "ids").map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&[-1, 0, 4], -1), Ok(()));
+        let text = "gather_rows in embedding: element 1 of ids: expected a value from 0 to 4, got 5";
+        assert_eq!(check(&[0, 5], 0), Err(text.to_owned()));
+        assert!(check(&[-2], -1).is_err());
+    }
 }

@@ -47,10 +47,22 @@ enum Owner {
 fn align(bytes: usize) -> usize {
     bytes.next_multiple_of(ALIGNMENT)
 }
+/// The first address from `offset` on where `bytes` cross no border of chunks.
+fn whole(offset: usize, bytes: usize, chunk: usize) -> usize {
+    let fits = offset / chunk == (offset + bytes.max(1) - 1) / chunk;
+    if fits { offset } else { offset.next_multiple_of(chunk) }
+}
 
 impl Plan {
     /// Plans `program`; `workspace` says how many bytes of scratch a backend needs for one op.
     pub fn new(program: &Program, workspace: &dyn Fn(&Op) -> usize) -> Plan {
+        Plan::in_chunks(program, workspace, usize::MAX)
+    }
+
+    /// As [`Plan::new`] for a device that allocates each arena in pieces of `chunk` bytes (a multiple of [`ALIGNMENT`]):
+    /// nothing lies across the border of two pieces. What is bigger than a piece begins at a border; a backend refuses
+    /// it.
+    pub fn in_chunks(program: &Program, workspace: &dyn Fn(&Op) -> usize, chunk: usize) -> Plan {
         let lives = lives(program);
         let nowhere = Placement { role: Role::Activation, offset: 0, bytes: 0 };
         let mut plan = Plan {
@@ -65,8 +77,9 @@ impl Plan {
             let bytes = desc.bytes();
             if desc.role.is_persistent() {
                 let arena = &mut plan.arenas[desc.role as usize];
-                plan.placements[id.index()] = Placement { role: desc.role, offset: *arena, bytes };
-                *arena += align(bytes);
+                let offset = whole(*arena, bytes, chunk);
+                plan.placements[id.index()] = Placement { role: desc.role, offset, bytes };
+                *arena = offset + align(bytes);
             } else if let Some((first, last)) = plan.lives[id.index()] {
                 requests.push(Request { bytes, first, last, owner: Owner::Tensor(id.index()) });
             }
@@ -78,7 +91,7 @@ impl Plan {
             }
         }
         plan.lower_bound = peak(&requests, program.steps.len());
-        plan.place(requests);
+        plan.place(requests, chunk);
         for (id, desc) in program.iter() {
             if let Some(view) = desc.view {
                 let base = plan.placements[view.base.index()];
@@ -89,7 +102,7 @@ impl Plan {
         plan
     }
 
-    fn place(&mut self, mut requests: Vec<Request>) {
+    fn place(&mut self, mut requests: Vec<Request>, chunk: usize) {
         requests.sort_by_key(|r| (std::cmp::Reverse(r.bytes), r.first));
         // Placed requests, sorted by offset: (offset, end, first, last).
         let mut placed: Vec<(usize, usize, usize, usize)> = vec![];
@@ -102,7 +115,7 @@ impl Plan {
                 if offset + r.bytes <= start {
                     break;
                 }
-                offset = offset.max(end);
+                offset = whole(offset.max(end), r.bytes, chunk);
             }
             let end = offset + align(r.bytes);
             let at = placed.partition_point(|p| p.0 < offset);
@@ -267,6 +280,20 @@ mod tests {
         assert!(overlaps > 100);
         assert!(plan.arena_bytes(Role::Activation) >= plan.activation_lower_bound());
         assert!(plan.arena_bytes(Role::Activation) <= 2 * plan.activation_lower_bound());
+    }
+
+    #[test]
+    fn nothing_lies_across_chunks() {
+        let program = program();
+        let (one, chunk) = (Plan::new(&program, &|_| 1000), 8 * ALIGNMENT);
+        let plan = Plan::in_chunks(&program, &|_| 1000, chunk);
+        let tensors = program.iter().filter(|(id, _)| plan.life(*id).is_some()).map(|(id, _)| plan.placement(id));
+        let all: Vec<_> = tensors.chain((0..program.steps.len()).filter_map(|i| plan.workspace(i))).collect();
+        assert!(all.len() > 100 && plan.total_bytes() > chunk);
+        for p in all {
+            assert_eq!(p.offset / chunk, (p.offset + p.bytes - 1) / chunk, "{p:?}");
+        }
+        assert!(plan.total_bytes() < 2 * one.total_bytes());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One op configuration: run on a device and on `cpu:reference` in f64, compared tensor by tensor.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -214,17 +214,15 @@ pub struct Support {
 }
 
 impl Support {
-    /// Runs all cases on all devices in all precisions; one line each.
-    pub fn run(devices: &[Device], floats: &[DType], cases: &[Case]) -> Vec<Support> {
-        let columns: Vec<_> =
-            devices.iter().flat_map(|&device| floats.iter().map(move |&float| (device, float))).collect();
+    /// Runs all cases on all devices, each in the precision beside it; one line each.
+    pub fn run(columns: &[(Device, DType)], cases: &[Case]) -> Vec<Support> {
         let named =
             |(device, float): &(Device, DType)| Support { name: format!("{device} {float}"), ..Support::default() };
         let mut lines: Vec<Support> = columns.iter().map(named).collect();
         for case in cases {
             // The reference is slow: once a case is enough.
             let want = reference(case);
-            for (line, &(device, float)) in lines.iter_mut().zip(&columns) {
+            for (line, &(device, float)) in lines.iter_mut().zip(columns) {
                 let result = want.as_ref().map_err(Stop::clone);
                 line.count(case, outcome(result.and_then(|want| compare_case(device, case, float, want))));
             }
@@ -258,8 +256,10 @@ impl fmt::Display for Support {
         for (case, what) in &self.failed {
             write!(f, "\n  FAILED {case}: {what}")?;
         }
-        for (case, why) in &self.unsupported {
-            write!(f, "\n  unsupported {case}: {why}")?;
+        let mut reasons = BTreeMap::<&str, usize>::new();
+        self.unsupported.iter().for_each(|(_, why)| *reasons.entry(why).or_default() += 1);
+        for (why, cases) in reasons {
+            write!(f, "\n  {cases} unsupported: {why}")?;
         }
         Ok(())
     }

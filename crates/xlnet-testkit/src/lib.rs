@@ -15,6 +15,7 @@ pub mod gradients;
 pub mod setup;
 
 use xlnet::backend::Device;
+use xlnet::tensor::DType;
 
 pub use case::{Case, Outcome, Support, run_case};
 pub use setup::Setup;
@@ -32,4 +33,24 @@ pub fn devices() -> xlnet::Result<Vec<Device>> {
         }
     }
     Ok(devices)
+}
+
+/// The devices that single ops are tested on, with their precisions: [`devices`], and the first adapter of wgpu, a
+/// program on the processor being as good as hardware.
+///
+/// # Errors
+/// When `XLNET_DEVICE` is not a device, or there is no adapter although `XLNET_REQUIRE_WGPU` is set, as in CI.
+pub fn op_devices() -> xlnet::Result<Vec<(Device, DType)>> {
+    let mut devices = devices()?;
+    let adapter = Device::Wgpu(0).resolve();
+    match adapter {
+        Ok(adapter) if !devices.iter().any(|device| matches!(device, Device::Wgpu(_))) => devices.push(adapter),
+        Err(error) if std::env::var_os("XLNET_REQUIRE_WGPU").is_some() => return Err(error),
+        _ => {}
+    }
+    let floats = |device: Device| match device {
+        Device::Cpu | Device::CpuReference => vec![DType::F32, DType::F64],
+        _ => vec![DType::F32],
+    };
+    Ok(devices.into_iter().flat_map(|device| floats(device).into_iter().map(move |float| (device, float))).collect())
 }

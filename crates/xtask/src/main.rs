@@ -7,8 +7,8 @@ use std::process::{Command, ExitCode};
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  ci       install what build and tests need (cmake, a C++ compiler, Open MPI, libclang; Debian and Ubuntu), then check
-           formatting, lints, documentation and features, and run all tests
+  ci       install what build and tests need (cmake, a C++ compiler, a Vulkan driver, Open MPI, libclang; Debian and
+           Ubuntu), then check formatting, lints, documentation and features, and run all tests
   tests    install what the build needs, then run all tests only
   install  install what the build needs only
 ";
@@ -42,11 +42,13 @@ fn ci() -> Result<(), String> {
 
 /// All tests; golden tests print a line a case. Those of several processes run twice: by TCP, and under `mpirun`.
 fn tests() -> Result<(), String> {
-    cargo(&["test", "--workspace", "--", "--show-output"])?;
+    // No adapter, no test of WGSL kernels: here that is a failure.
+    let arguments = ["test", "--workspace", "--", "--show-output"];
+    run(command("cargo", &arguments).env("XLNET_REQUIRE_WGPU", "1"))?;
     cargo(&["test", "--package", "xlnet", "--features", "mpi", "--test", "ranks"])
 }
 
-/// Tools that the build needs beside Rust.
+/// What build and tests need beside Rust.
 fn install() -> Result<(), String> {
     let there = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
     let programs =
@@ -54,6 +56,10 @@ fn install() -> Result<(), String> {
     let mut missing: Vec<&str> = programs.iter().filter(|(program, _)| !there(program)).map(|t| t.1).collect();
     if !has_libclang() {
         missing.push("libclang-dev"); // bindgen reads MPI's headers with it
+    }
+    // WGSL kernels are tested on Mesa's Vulkan driver for the processor where there is no GPU.
+    if !has_vulkan() {
+        missing.extend(["mesa-vulkan-drivers", "libvulkan1"]);
     }
     if missing.is_empty() {
         return Ok(());
@@ -81,6 +87,13 @@ fn has_libclang() -> bool {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let mut llvm = folders.map(|f| f.path()).filter(|path| path.to_string_lossy().contains("/llvm-"));
     env::var_os("LIBCLANG_PATH").is_some() || llvm.any(|path| path.join("lib/libclang.so.1").exists())
+}
+
+/// True when a Vulkan driver is installed.
+fn has_vulkan() -> bool {
+    let folders = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d"];
+    let listed = folders.iter().any(|folder| std::fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some()));
+    listed || env::var_os("VK_DRIVER_FILES").is_some() || !cfg!(target_os = "linux")
 }
 
 fn cargo(args: &[&str]) -> Result<(), String> {

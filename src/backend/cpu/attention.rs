@@ -31,19 +31,6 @@ pub fn grad_workspace_len(op: &RelAttentionGrad) -> usize {
     grad_kernel::workspace_len(&sizes(&op.forward), rayon::current_num_threads())
 }
 
-/// Requires positions and groups in range.
-pub fn check_indices(op: &RelAttention, access: &mut Access) -> Result<()> {
-    if let Some(query) = &op.query {
-        let positions = access.read(query.positions)?;
-        access.check_range(query.positions, positions, -1, op.length)?;
-    }
-    if let Some(group) = op.relative.and_then(|relative| relative.group) {
-        let values = access.read(group)?;
-        access.check_range(group, values, 0, op.groups)?;
-    }
-    Ok(())
-}
-
 fn inputs<'a, R: Real + Element>(op: &RelAttention, access: &mut Access<'a>) -> Result<Inputs<'a, R>> {
     let query = match &op.query {
         Some(s) => Some(Query { q: access.read(s.q)?, positions: access.read(s.positions)? }),

@@ -64,19 +64,7 @@ fn store<R: Real + Element>(target: Target, value: f64, access: &mut Access) -> 
 /// # Errors
 /// Names op, layer, tensor, index, value and limits.
 pub fn check_indices(op: &Op, program: &Program, access: &mut Access) -> Result<()> {
-    let mut check = |id: TensorId, low: i32, end: usize| {
-        let values = access.read(id)?;
-        access.check_range(id, values, low, end)
-    };
-    match op {
-        Op::GatherRows(op) => check(op.ids, i32::MIN, program.tensor(op.table).shape.rows()),
-        Op::GatherRowsGrad(op) => check(op.ids, i32::MIN, program.tensor(op.dtable.id).shape.rows()),
-        Op::PositionEncoding(op) => op.direction.map_or(Ok(()), |direction| check(direction, 0, 2)),
-        Op::SoftmaxCrossEntropy(op) => check(op.labels, 0, program.tensor(op.logits).shape.last()),
-        Op::RelAttention(op) => attention::check_indices(op, access),
-        Op::RelAttentionGrad(op) => attention::check_indices(&op.forward, access),
-        _ => Ok(()),
-    }
+    op.index_ranges(&program.tensors).iter().try_for_each(|range| access.check_range(range))
 }
 
 /// Runs `op`, whose indices have been checked.

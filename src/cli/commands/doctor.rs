@@ -33,11 +33,12 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     print(&format!("disk       {}", disk(&args.model_dir)));
     print(&format!("mpi        {}", mpi()));
     print("devices");
-    for device in [Device::Cpu, Device::Wgpu(0), Device::Cuda(0)] {
-        match device.resolve() {
-            Ok(_) => print(&format!("  {:<8} ready", device.to_string())),
-            Err(error) => print(&format!("  {:<8} missing: {error}", device.to_string())),
-        }
+    print("  cpu      ready");
+    print_adapters();
+    let cuda = Device::Cuda(0);
+    match cuda.resolve() {
+        Ok(_) => print(&format!("  {cuda}   ready")),
+        Err(error) => print(&format!("  {cuda}   missing: {error}")),
     }
     print(&format!("auto means {}", Device::Auto.resolve()?));
     print("packages");
@@ -116,6 +117,40 @@ fn memory_limit() -> Option<usize> {
     let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let limit = files.iter().find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<usize>().ok())?;
     memory().is_none_or(|(total, _)| limit < total).then_some(limit)
+}
+
+/// Adapters of wgpu with the limits that decide which kernels run.
+#[cfg(feature = "wgpu")]
+fn print_adapters() {
+    use crate::backend::wgpu::adapters;
+    for (number, adapter) in adapters().iter().enumerate() {
+        let (name, interface, driver, caps) = (&adapter.name, &adapter.interface, &adapter.driver, &adapter.caps);
+        let software = if adapter.is_software { "; computes on the processor, so only when asked for" } else { "" };
+        let device = Device::Wgpu(number).to_string();
+        print(&format!("  {device:<8} {name}, {interface}, {driver}{software}"));
+        let f16 = if caps.f16 { "f32 and f16" } else { "f32" };
+        let subgroups = match caps.subgroups {
+            Some((least, most)) if least == most => format!("subgroups of {least}"),
+            Some((least, most)) => format!("subgroups of {least} to {most}"),
+            None => "no subgroups".into(),
+        };
+        let (buffer, binding, group) =
+            (bytes(caps.buffer_bytes), bytes(caps.binding_bytes), bytes(caps.workgroup_bytes));
+        print(&format!("           {f16}; {subgroups}; work groups of {} with {group}", caps.invocations));
+        print(&format!(
+            "           tensors up to {binding}, buffers up to {buffer}, {} bindings",
+            caps.storage_buffers
+        ));
+    }
+    if let Err(error) = Device::Wgpu(0).resolve() {
+        print(&format!("  wgpu:0   missing: {error}"));
+    }
+}
+#[cfg(not(feature = "wgpu"))]
+fn print_adapters() {
+    if let Err(error) = Device::Wgpu(0).resolve() {
+        print(&format!("  wgpu:0   missing: {error}"));
+    }
 }
 
 /// The widest instructions of this processor that are in use.

@@ -3,6 +3,7 @@
 pub mod corpus;
 pub mod demo;
 pub mod doctor;
+pub mod kernels;
 pub mod memory;
 pub mod pretrain;
 pub mod program;

@@ -1,0 +1,73 @@
+//# computes   dx = f'(x) * dropout_mask * dout
+//# parallel   an invocation owns 8 consecutive elements, those of one Philox block
+//# keys       dtype = f32|f16, kind = gelu_tanh|gelu_erf|relu|tanh, dropout = flag, wg = 64
+//# buffers    x, dout, key, dx
+//# launch     flat, ceil(n / (8 wg)) work groups
+//# numerics   f32 inside
+//# history    1: first version
+//% include "lib/dtype.wgsl"
+
+struct Params {
+  n: u32,         // elements
+  site: u32,      // number of the dropout place
+  threshold: u32, // 16 bits below this drop an element
+  scale: f32,     // factor of kept elements
+}
+struct At { x: u32, dout: u32, key: u32, dx: u32 }
+@group(1) @binding(0) var<uniform> p: Params;
+@group(1) @binding(1) var<uniform> at: At;
+@group(0) @binding(0) var<storage, read_write> x: array<T>;     // [n]
+@group(0) @binding(1) var<storage, read_write> dout: array<T>;  // [n]
+//% if dropout
+@group(0) @binding(2) var<storage, read_write> key: array<u32>; // [2]
+//% endif
+@group(0) @binding(3) var<storage, read_write> dx: array<T>;    // [n]
+
+//% include "lib/flat.wgsl"
+//% if dropout
+//% include "lib/dropout.wgsl"
+//% endif
+//% if kind != "relu"
+//% include "lib/math.wgsl"
+//% endif
+
+// f'(x)
+fn slope(x: f32) -> f32 {
+//% if kind == "gelu_tanh"
+  let z = x * x;
+  let t = tanh_f32(0.7978845608 * fma(z * 0.044715, x, x));
+  return 0.5 * ((1.0 + t) + x * (1.0 - t * t) * (0.7978845608 * fma(z, 0.134145, 1.0)));
+//% elif kind == "gelu_erf"
+  // The density of the normal distribution is 1 / sqrt(2 pi) at 0.
+  return 0.5 * (1.0 + erf_f32(x * 0.7071067812)) + x * 0.3989422804 * exp_f32(-0.5 * x * x);
+//% elif kind == "relu"
+  return select(0.0, 1.0, x > 0.0);
+//% else
+  let t = tanh_f32(x);
+  return 1.0 - t * t;
+//% endif
+}
+
+@compute @workgroup_size(${wg})
+fn activation_grad(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let block = flat_group(group, groups) * ${wg}u + lane;
+  if block * 8u >= p.n {
+    return;
+  }
+//% if dropout
+  let words = element_block(block, p.site, vec2u(key[at.key], key[at.key + 1u]));
+//% endif
+  let end = min(8u, p.n - block * 8u);
+  for (var e = 0u; e < end; e++) {
+    let i = block * 8u + e;
+    var d = slope(f32(x[at.x + i])) * f32(dout[at.dout + i]);
+//% if dropout
+    d *= select(0.0, p.scale, keeps(words, e, p.threshold));
+//% endif
+    dx[at.dx + i] = T(d);
+  }
+}

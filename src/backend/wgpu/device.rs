@@ -1,0 +1,249 @@
+//! Adapters of this machine, and the devices opened on them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use wgpu::{Backends, DeviceType, Features, Limits};
+
+use super::lower::Caps;
+use super::pipeline::Pipelines;
+use crate::{Error, Result};
+
+/// What an adapter is and can do.
+#[derive(Clone, Debug)]
+pub struct AdapterInfo {
+    /// Its name: `NVIDIA H100`, `llvmpipe (LLVM 15.0.6, 256 bits)`.
+    pub name: String,
+    /// Interface: `vulkan`, `metal`, `dx12`.
+    pub interface: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// Computes on the processor.
+    pub is_software: bool,
+    /// Limits that kernels depend on.
+    pub caps: Caps,
+}
+
+/// An adapter with wgpu's handle.
+struct Adapter {
+    info: AdapterInfo,
+    handle: wgpu::Adapter,
+}
+
+/// Adapters, hardware first: number `n` is device `wgpu:n`.
+fn all() -> &'static [Adapter] {
+    static ALL: OnceLock<Vec<Adapter>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let mut description = wgpu::InstanceDescriptor::new_without_display_handle();
+        let backends = Backends::VULKAN | Backends::METAL | Backends::DX12;
+        (description.backends, description.flags) = (backends, wgpu::InstanceFlags::empty());
+        let instance = wgpu::Instance::new(description);
+        let mut found: Vec<_> = pollster::block_on(instance.enumerate_adapters(backends))
+            .into_iter()
+            .map(|handle| (handle.get_info(), handle))
+            .collect();
+        found.sort_by_key(|(info, _)| match info.device_type {
+            DeviceType::DiscreteGpu => 0,
+            DeviceType::IntegratedGpu => 1,
+            DeviceType::VirtualGpu => 2,
+            DeviceType::Other => 3,
+            DeviceType::Cpu => 4,
+        });
+        let describe = |(info, handle): (wgpu::AdapterInfo, wgpu::Adapter)| {
+            let caps = Caps::of(&handle.features(), &handle.limits(), info.subgroup_min_size, info.subgroup_max_size);
+            let info = AdapterInfo {
+                name: info.name,
+                interface: info.backend.to_string(),
+                driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+                is_software: info.device_type == DeviceType::Cpu,
+                caps,
+            };
+            Adapter { info, handle }
+        };
+        found.into_iter().map(describe).collect()
+    })
+}
+
+/// Every adapter of this machine; number `n` is device `wgpu:n`. Hardware comes before software.
+pub fn adapters() -> Vec<AdapterInfo> {
+    all().iter().map(|adapter| adapter.info.clone()).collect()
+}
+
+/// True when there is an adapter that is no program on the processor.
+pub fn has_hardware() -> bool {
+    all().iter().any(|adapter| !adapter.info.is_software)
+}
+
+fn adapter(number: usize) -> Result<&'static Adapter> {
+    all().get(number).ok_or_else(|| {
+        let there = match all().len() {
+            0 => "this machine has no Vulkan, Metal or DX12 driver; install one, or mesa-vulkan-drivers to compute \
+                  on the processor, or use --device cpu"
+                .to_owned(),
+            n => format!("this machine has {n}, from wgpu:0 on; see `xlnet doctor`, or use --device cpu"),
+        };
+        Error::device(format!("device wgpu:{number}: there is no such adapter: {there}"))
+    })
+}
+
+/// A device of wgpu, its queue and its pipelines.
+pub struct Gpu {
+    /// The adapter.
+    pub info: AdapterInfo,
+    /// wgpu's device.
+    pub device: wgpu::Device,
+    /// Its queue.
+    pub queue: wgpu::Queue,
+    pub(super) pipelines: Pipelines,
+    /// The first error that nobody was waiting for.
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl Gpu {
+    /// Requires that there is an adapter of this number.
+    ///
+    /// # Errors
+    /// Says what this machine has.
+    pub fn find(number: usize) -> Result<AdapterInfo> {
+        adapter(number).map(|adapter| adapter.info.clone())
+    }
+
+    /// The device on adapter `number`, opened once in a process.
+    ///
+    /// # Errors
+    /// When there is no such adapter, or it cannot be opened.
+    pub fn open(number: usize) -> Result<Arc<Gpu>> {
+        static OPEN: Mutex<Option<HashMap<usize, Arc<Gpu>>>> = Mutex::new(None);
+        let mut open = OPEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let open = open.get_or_insert_with(HashMap::new);
+        if let Some(gpu) = open.get(&number).filter(|gpu| gpu.check().is_ok()) {
+            return Ok(gpu.clone());
+        }
+        let gpu = Arc::new(Gpu::request(number)?);
+        open.insert(number, gpu.clone());
+        Ok(gpu)
+    }
+
+    fn request(number: usize) -> Result<Gpu> {
+        let Adapter { info, handle } = adapter(number)?;
+        let wanted = Features::SHADER_F16 | Features::SUBGROUP | Features::TIMESTAMP_QUERY | Features::PIPELINE_CACHE;
+        let description = wgpu::DeviceDescriptor {
+            label: Some("xlnet"),
+            required_features: handle.features() & wanted,
+            required_limits: handle.limits(),
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        };
+        let opened = pollster::block_on(handle.request_device(&description));
+        let (device, queue) = opened.map_err(|error| {
+            Error::device(format!("device wgpu:{number} ({}) cannot be opened: {error}", info.name))
+        })?;
+        Ok(Gpu::new(info.clone(), device, queue))
+    }
+
+    /// Takes a device of another wgpu program.
+    ///
+    /// Its limits are those that were requested for it.
+    pub fn adopt(device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
+        let info = device.adapter_info();
+        let caps = Caps::of(&device.features(), &device.limits(), info.subgroup_min_size, info.subgroup_max_size);
+        let info = AdapterInfo {
+            name: info.name,
+            interface: info.backend.to_string(),
+            driver: info.driver,
+            is_software: info.device_type == DeviceType::Cpu,
+            caps,
+        };
+        let pipelines = Pipelines::new(&device, None);
+        Gpu { info, device, queue, pipelines, failure: Arc::default() }
+    }
+
+    fn new(info: AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
+        let failure = Arc::new(Mutex::new(None));
+        let note = |failure: &Mutex<Option<String>>, what: String| {
+            failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(what);
+        };
+        let (lost, uncaptured) = (failure.clone(), failure.clone());
+        device.set_device_lost_callback(move |reason, message| {
+            // The program's own end is no failure.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                note(
+                    &lost,
+                    format!("the device was lost ({message}); run again, with a smaller batch if it happens twice"),
+                );
+            }
+        });
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            note(
+                &uncaptured,
+                match error {
+                    wgpu::Error::OutOfMemory { .. } => "the device is out of memory; use a smaller batch".to_owned(),
+                    other => other.to_string(),
+                },
+            );
+        }));
+        let pipelines = Pipelines::new(&device, Some(&info));
+        Gpu { info, device, queue, pipelines, failure }
+    }
+
+    /// Name for messages: `wgpu (NVIDIA H100)`.
+    pub fn name(&self) -> String {
+        format!("wgpu ({})", self.info.name)
+    }
+
+    /// Fails when the device has been lost or has reported an error.
+    ///
+    /// # Errors
+    /// The first thing that went wrong.
+    pub fn check(&self) -> Result<()> {
+        let failure = self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        failure.as_ref().map_or(Ok(()), |what| Err(Error::device(format!("{}: {what}", self.name()))))
+    }
+
+    /// Runs `body`; what it gets wrong is its error, not everybody's.
+    ///
+    /// # Errors
+    /// What wgpu found wrong, after `what`.
+    pub(super) fn caught<R>(&self, what: impl FnOnce() -> String, body: impl FnOnce() -> R) -> Result<R> {
+        let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation]
+            .map(|filter| self.device.push_error_scope(filter));
+        let result = body();
+        let [memory, internal, validation] = scopes;
+        // Scopes are a stack.
+        let errors = [validation, internal, memory].map(|scope| pollster::block_on(scope.pop()));
+        match errors.into_iter().flatten().next() {
+            None => Ok(result),
+            Some(wgpu::Error::OutOfMemory { .. }) => {
+                Err(Error::device(format!("{}: {}: out of memory; use a smaller batch", self.name(), what())))
+            }
+            Some(error) => Err(Error::device(format!("{}: {}: {error}", self.name(), what()))),
+        }
+    }
+
+    /// Waits until everything submitted is done.
+    ///
+    /// # Errors
+    /// When the device was lost.
+    pub(super) fn wait(&self) -> Result<()> {
+        let done = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        done.map(drop).map_err(|error| Error::device(format!("{}: {error}", self.name())))
+    }
+}
+
+impl Caps {
+    fn of(features: &Features, limits: &Limits, subgroup_min: u32, subgroup_max: u32) -> Caps {
+        Caps {
+            f16: features.contains(Features::SHADER_F16),
+            subgroups: features.contains(Features::SUBGROUP).then_some((subgroup_min, subgroup_max)),
+            timestamps: features.contains(Features::TIMESTAMP_QUERY),
+            binding_bytes: limits.max_storage_buffer_binding_size as usize,
+            buffer_bytes: limits.max_buffer_size as usize,
+            storage_buffers: limits.max_storage_buffers_per_shader_stage as usize,
+            workgroup_bytes: limits.max_compute_workgroup_storage_size as usize,
+            invocations: limits.max_compute_invocations_per_workgroup,
+            groups: limits.max_compute_workgroups_per_dimension,
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Matrix products and column sums.
+
+use super::movement::{Columns, column_sums};
+use super::{Context, Launch};
+use crate::Result;
+use crate::kernel::Variant;
+use crate::kernel::params::{self, size};
+use crate::op::{ColumnSum, MatMul, Write};
+
+/// Side of the big tile; where it would leave most of a GPU idle, tiles of half the side are used.
+const TILE: usize = 64;
+/// Fewer tiles than this are too few.
+const TILES: usize = 96;
+
+pub fn matmul(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
+    let MatMul { a, b, bias, out, m, n, k, trans_a, trans_b } = *op;
+    let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
+    let tile = if tiles < TILES || m <= TILE / 2 || n <= TILE / 2 { TILE / 2 } else { TILE };
+    // Four elements at once where every row of every operand begins at a multiple of four.
+    let contiguous = [if trans_a { m } else { k }, if trans_b { k } else { n }, n];
+    let starts = [a, b, out.id].map(|id| c.first(id));
+    let vec = contiguous.iter().chain(&starts).all(|x| x.is_multiple_of(4));
+    let variant = Variant::new("matmul")
+        .name("dtype", c.dtype(a)?)
+        .flag("trans_a", trans_a)
+        .flag("trans_b", trans_b)
+        .flag("bias", bias.is_some())
+        .flag("add", out.write == Write::Add)
+        .flag("vec", vec)
+        .int("tile", tile as u32);
+    let params = params::Matmul { m: size(m)?, n: size(n)?, k: size(k)? };
+    let grid = c.fits([size(n.div_ceil(tile))?, size(m.div_ceil(tile))?, 1])?;
+    Ok(vec![c.launch(variant, &params, &[Some(a), Some(b), bias, Some(out.id)], grid)?])
+}
+
+pub fn column_sum(op: &ColumnSum, c: &Context) -> Result<Vec<Launch>> {
+    let n = c.len(op.out.id);
+    let rows = c.len(op.x) / n.max(1);
+    column_sums(Columns { x: (c.slice)(op.x), weight: None, rows, n }, op.out, c)
+}

@@ -1,0 +1,106 @@
+//! `xlnet kernels`.
+
+use std::path::Path;
+
+use crate::cli::args::{KernelsCheckArgs, KernelsDumpArgs};
+use crate::cli::output::print;
+use crate::kernel::{Header, Language, Variant, render};
+use crate::op::Op;
+
+/// Prints every template with what it computes and its keys.
+pub fn list() -> anyhow::Result<()> {
+    for language in [Language::Wgsl, Language::Ptx] {
+        for template in language.templates() {
+            let header = Header::of(language, template)?;
+            let line = |name: &str| header.lines.iter().find(|(n, _)| *n == name).map_or("", |(_, text)| text);
+            let (folder, extension) = (language.folder(), language.extension());
+            print(&format!("{folder}/{template}.{extension}, {} variants", header.variants().len()));
+            print(&format!("    {}", line("computes")));
+            print(&format!("    keys: {}", line("keys")));
+        }
+    }
+    Ok(())
+}
+
+/// Variants whose label begins with `label`.
+fn variants(label: &str) -> anyhow::Result<Vec<(Language, Variant)>> {
+    let mut all = vec![];
+    for language in [Language::Wgsl, Language::Ptx] {
+        for template in language.templates() {
+            let variants = Header::of(language, template)?.variants().into_iter();
+            all.extend(variants.map(|variant| (language, variant)));
+        }
+    }
+    let whole = |text: &str| text.strip_prefix(label).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    all.retain(|(_, variant)| label.is_empty() || whole(&variant.to_string()));
+    anyhow::ensure!(!all.is_empty(), "no kernel is called {label}; `xlnet kernels list` shows all");
+    Ok(all)
+}
+
+/// Prints the text of one variant, or writes all that match to a folder.
+pub fn dump(args: &KernelsDumpArgs) -> anyhow::Result<()> {
+    let all = variants(&args.label)?;
+    let Some(folder) = &args.output else {
+        let (language, variant) = &all[0];
+        print(render(*language, variant)?.text.trim_end());
+        return Ok(());
+    };
+    std::fs::create_dir_all(folder)?;
+    for (language, variant) in &all {
+        write(folder, *language, variant)?;
+    }
+    print(&format!("{} kernels in {}", all.len(), folder.display()));
+    Ok(())
+}
+
+fn write(folder: &Path, language: Language, variant: &Variant) -> anyhow::Result<()> {
+    let rendered = render(language, variant)?;
+    std::fs::write(folder.join(format!("{}.{}", rendered.label, language.extension())), rendered.text)?;
+    Ok(())
+}
+
+/// Renders every variant, and has an adapter compile those that it can.
+pub fn check(args: &KernelsCheckArgs) -> anyhow::Result<()> {
+    let all = variants(&args.label)?;
+    for (language, variant) in &all {
+        render(*language, variant)?;
+    }
+    print(&format!("{} variants render", all.len()));
+    compile(args, &all)
+}
+
+#[cfg(feature = "wgpu")]
+fn compile(args: &KernelsCheckArgs, all: &[(Language, Variant)]) -> anyhow::Result<()> {
+    use crate::backend::Device;
+    use crate::backend::wgpu::Gpu;
+    let Device::Wgpu(number) = args.device else { return Ok(()) };
+    let gpu = Gpu::open(number)?;
+    let mut compiled = 0;
+    for (_, variant) in all.iter().filter(|(language, _)| *language == Language::Wgsl) {
+        let half = variant.keys.iter().any(|(_, value)| value.to_string() == "f16");
+        if half && !gpu.info.caps.f16 {
+            continue;
+        }
+        gpu.compile_variant(variant)?;
+        compiled += 1;
+    }
+    print(&format!("{compiled} variants compile on {}", gpu.name()));
+    Ok(())
+}
+#[cfg(not(feature = "wgpu"))]
+fn compile(args: &KernelsCheckArgs, _: &[(Language, Variant)]) -> anyhow::Result<()> {
+    args.device.resolve()?;
+    Ok(())
+}
+
+/// Prints which ops have kernels in which language.
+pub fn support() -> anyhow::Result<()> {
+    print(&format!("{:<24}{:>6}{:>6}{:>6}", "op", "cpu", "wgsl", "ptx"));
+    for op in Op::NAMES {
+        let there = |language: Language| if language.templates().contains(op) { "yes" } else { "-" };
+        // A sum of squares is a launch of `sum`.
+        let wgsl = if *op == "square_norm" { "yes" } else { there(Language::Wgsl) };
+        print(&format!("{op:<24}{:>6}{wgsl:>6}{:>6}", "yes", there(Language::Ptx)));
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! The templates, compiled into the library: a plain list, which a test compares with the directory.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use super::Language;
+
+macro_rules! files {
+    ($folder:literal: $($name:literal)*) => {
+        &[$(($name, include_str!(concat!("../../", $folder, "/", $name)))),*]
+    };
+}
+
+/// File name within `shaders/` and content.
+const SHADERS: &[(&str, &str)] = files! { "shaders":
+    "lib/dropout.wgsl"
+    "lib/dtype.wgsl"
+    "lib/flat.wgsl"
+    "lib/math.wgsl"
+    "lib/reduce.wgsl"
+    "lib/wide.wgsl"
+    "activation.wgsl"
+    "activation_grad.wgsl"
+    "adam.wgsl"
+    "column_sum.wgsl"
+    "copy_blocks.wgsl"
+    "dropout.wgsl"
+    "element_loss.wgsl"
+    "fill.wgsl"
+    "gather_rows.wgsl"
+    "gather_rows_grad.wgsl"
+    "gather_rows_grad_links.wgsl"
+    "layer_norm.wgsl"
+    "layer_norm_grad.wgsl"
+    "layer_norm_grad_columns.wgsl"
+    "matmul.wgsl"
+    "mix_rows.wgsl"
+    "mix_rows_grad.wgsl"
+    "position_encoding.wgsl"
+    "softmax.wgsl"
+    "softmax_cross_entropy.wgsl"
+    "softmax_grad.wgsl"
+    "sum.wgsl"
+    "weighted_rows.wgsl"
+    "weighted_rows_grad.wgsl"
+};
+
+/// File name within `kernels/` and content.
+const KERNELS: &[(&str, &str)] = &[];
+
+/// Name and content.
+type File = (&'static str, &'static str);
+
+/// All files of a language: name within its folder, content. Where `XLNET_TEMPLATES` names a folder, files in its
+/// `shaders` and `kernels` take the place of those compiled in, so that a kernel is changed without a build.
+pub fn files(language: Language) -> &'static [File] {
+    static FILES: [OnceLock<Vec<File>>; 2] = [OnceLock::new(), OnceLock::new()];
+    let embedded = match language {
+        Language::Wgsl => SHADERS,
+        Language::Ptx => KERNELS,
+    };
+    let Some(folder) = std::env::var_os("XLNET_TEMPLATES") else { return embedded };
+    let folder = Path::new(&folder).join(language.folder());
+    let read = |&(name, text): &File| {
+        let changed = std::fs::read_to_string(folder.join(name)).ok();
+        (name, changed.map_or(text, |text| &*text.leak())) // once a process
+    };
+    FILES[language as usize].get_or_init(|| embedded.iter().map(read).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_the_directories() {
+        for language in [Language::Wgsl, Language::Ptx] {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(language.folder());
+            let mut there = vec![];
+            for folder in ["", "lib"] {
+                for entry in std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
+                    if entry.path().is_file() {
+                        let name = entry.file_name().to_string_lossy().into_owned();
+                        there.push(if folder.is_empty() { name } else { format!("{folder}/{name}") });
+                    }
+                }
+            }
+            let mut listed: Vec<&str> = files(language).iter().map(|(name, _)| *name).collect();
+            there.sort();
+            listed.sort_unstable();
+            assert_eq!(listed, there, "{}", language.folder());
+        }
+    }
+}

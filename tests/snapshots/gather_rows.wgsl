@@ -1,0 +1,35 @@
+alias T = f32; // element type of floating-point tensors in memory
+
+struct Params {
+  n: u32,    // R d, elements of out
+  d: u32,    // row length
+  rows: u32, // V
+}
+struct At { table: u32, ids: u32, out: u32 }
+@group(1) @binding(0) var<uniform> p: Params;
+@group(1) @binding(1) var<uniform> at: At;
+@group(0) @binding(0) var<storage, read_write> table: array<T>; // [V, d]
+@group(0) @binding(1) var<storage, read_write> ids: array<i32>; // [R]
+@group(0) @binding(2) var<storage, read_write> out: array<T>;   // [R, d]
+
+// Number of this work group in a grid that was folded to two dimensions, since each has at most 65535.
+fn flat_group(group: vec3u, groups: vec3u) -> u32 {
+  return group.x + group.y * groups.x;
+}
+
+@compute @workgroup_size(256)
+fn gather_rows(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let i = flat_group(group, groups) * 256u + lane;
+  if i >= p.n {
+    return;
+  }
+  let id = ids[at.ids + i / p.d];
+  // The host has checked ids; the clamp keeps a foreign caller's mistake inside the table.
+  let row = min(u32(max(id, 0)), p.rows - 1u);
+  let value = table[at.table + row * p.d + i % p.d];
+  out[at.out + i] = select(T(0), value, id >= 0);
+}

@@ -1,0 +1,157 @@
+alias T = f32; // element type of floating-point tensors in memory
+
+struct Params {
+  rows: u32,      // R
+  d: u32,         // row length
+  site: u32,      // number of the dropout place
+  threshold: u32, // 16 bits below this drop an element
+  scale: f32,     // factor of kept elements
+}
+struct At { dout: u32, sum: u32, mean: u32, rstd: u32, gamma: u32, dsum: u32, key: u32, dx: u32 }
+@group(1) @binding(0) var<uniform> p: Params;
+@group(1) @binding(1) var<uniform> at: At;
+@group(0) @binding(0) var<storage, read_write> dout: array<T>;  // [R, d]
+@group(0) @binding(1) var<storage, read_write> sum: array<T>;   // [R, d]
+@group(0) @binding(2) var<storage, read_write> mean: array<T>;  // [R]
+@group(0) @binding(3) var<storage, read_write> rstd: array<T>;  // [R]
+@group(0) @binding(4) var<storage, read_write> gamma: array<T>; // [d]
+@group(0) @binding(5) var<storage, read_write> dsum: array<T>;  // [R, d]
+@group(0) @binding(6) var<storage, read_write> key: array<u32>; // [2]
+@group(0) @binding(7) var<storage, read_write> dx: array<T>;    // [R, d]
+
+// Number of this work group in a grid that was folded to two dimensions, since each has at most 65535.
+fn flat_group(group: vec3u, groups: vec3u) -> u32 {
+  return group.x + group.y * groups.x;
+}
+// Sum and maximum over a work group, by a tree whose shape depends on its size alone. All invocations must call them; all
+// get the result.
+var<workgroup> shared_sums: array<f32, 64>;
+
+fn group_sum(value: f32, lane: u32) -> f32 {
+  workgroupBarrier(); // the last reduction has been read
+  shared_sums[lane] = value;
+  for (var half = 64u / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if lane < half {
+      shared_sums[lane] += shared_sums[lane + half];
+    }
+  }
+  workgroupBarrier();
+  return shared_sums[0];
+}
+
+fn group_max(value: f32, lane: u32) -> f32 {
+  workgroupBarrier();
+  shared_sums[lane] = value;
+  for (var half = 64u / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if lane < half {
+      shared_sums[lane] = max(shared_sums[lane], shared_sums[lane + half]);
+    }
+  }
+  workgroupBarrier();
+  return shared_sums[0];
+}
+// Philox4x32-7, the bits of src/op/philox.rs: a block of four words is a function of counter and key alone.
+
+// Arithmetic on 64 bits, low word first.
+
+// High half of a 64-bit product, by 16-bit digits.
+fn multiply_high(a: u32, b: u32) -> u32 {
+  let al = a & 0xffffu;
+  let ah = a >> 16u;
+  let bl = b & 0xffffu;
+  let bh = b >> 16u;
+  let low = al * bl;
+  let middle = ah * bl + (low >> 16u); // at most 0xfffe0001 + 0xfffe: fits
+  let cross = al * bh + (middle & 0xffffu);
+  return ah * bh + (middle >> 16u) + (cross >> 16u);
+}
+
+// Product of two fractions in units of 2^-64, cut off.
+fn multiply_fractions(a: vec2u, b: vec2u) -> vec2u {
+  let first = a.y * b.x;
+  let second = a.x * b.y;
+  let third = multiply_high(a.x, b.x);
+  // Carry out of bit 64 of the lowest three parts.
+  let sum = first + second;
+  let total = sum + third;
+  let carry = select(0u, 1u, sum < first) + select(0u, 1u, total < sum);
+  let high = a.y * b.y;
+  let add = vec3u(multiply_high(a.y, b.x), multiply_high(a.x, b.y), carry);
+  var low = high;
+  var top = multiply_high(a.y, b.y);
+  low += add.x;
+  top += select(0u, 1u, low < add.x);
+  low += add.y;
+  top += select(0u, 1u, low < add.y);
+  low += add.z;
+  top += select(0u, 1u, low < add.z);
+  return vec2u(low, top);
+}
+
+fn philox(start: vec4u, start_key: vec2u) -> vec4u {
+  var c = start;
+  var k = start_key;
+  for (var round = 0u; round < 7u; round++) {
+    let first = vec2u(multiply_high(0xD2511F53u, c.x), 0xD2511F53u * c.x);
+    let second = vec2u(multiply_high(0xCD9E8D57u, c.z), 0xCD9E8D57u * c.z);
+    c = vec4u(second.x ^ c.y ^ k.x, second.y, first.x ^ c.w ^ k.y, first.y);
+    k += vec2u(0x9E3779B9u, 0xBB67AE85u);
+  }
+  return c;
+}
+
+// Decision `e` of 8 in a block: 16 bits, the low half of a word first.
+fn keeps(words: vec4u, e: u32, threshold: u32) -> bool {
+  return ((words[e / 2u] >> (16u * (e % 2u))) & 0xffffu) >= threshold;
+}
+
+// Block of the plain elements 8 i to 8 i + 7 of a tensor.
+fn element_block(i: u32, site: u32, key: vec2u) -> vec4u {
+  return philox(vec4u(i, 0u, 0u, site), key);
+}
+
+@compute @workgroup_size(64)
+fn layer_norm_grad(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let r = flat_group(group, groups);
+  if r >= p.rows {
+    return; // the whole work group
+  }
+  let row = r * p.d;
+  let m = f32(mean[at.mean + r]);
+  let deviation = f32(rstd[at.rstd + r]);
+  // In both passes an invocation owns runs of 8 columns: dsum may be dout.
+  var total = 0.0;
+  var product = 0.0;
+  for (var first = lane * 8u; first < p.d; first += 512u) {
+    for (var c = first; c < min(first + 8u, p.d); c++) {
+      let g = f32(dout[at.dout + row + c]) * f32(gamma[at.gamma + c]);
+      total += g;
+      product = fma(g, (f32(sum[at.sum + row + c]) - m) * deviation, product);
+    }
+  }
+  let mean_g = group_sum(total, lane) / f32(p.d);
+  let mean_gn = group_sum(product, lane) / f32(p.d);
+  let keys = vec2u(key[at.key], key[at.key + 1u]);
+  var block = row / 8u;
+  var words = element_block(block, p.site, keys);
+  for (var first = lane * 8u; first < p.d; first += 512u) {
+    for (var c = first; c < min(first + 8u, p.d); c++) {
+      let i = row + c;
+      let g = f32(dout[at.dout + i]) * f32(gamma[at.gamma + c]);
+      let normed = (f32(sum[at.sum + i]) - m) * deviation;
+      let d = deviation * (g - mean_g - normed * mean_gn);
+      dsum[at.dsum + i] = T(d);
+      if i / 8u != block {
+        block = i / 8u;
+        words = element_block(block, p.site, keys);
+      }
+      dx[at.dx + i] = T(d * select(0.0, p.scale, keeps(words, i % 8u, p.threshold)));
+    }
+  }
+}
