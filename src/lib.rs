@@ -9,6 +9,8 @@
 //! |---|---|
 //! | know what is computed | [`op`], one struct a computation, formula first |
 //! | see how XLNet is made of it | [`model::Transformer`], [`model::heads`] |
+//! | run a model as the original's `XLNetModel` | [`api`] |
+//! | fine-tune, evaluate, predict | [`task`] |
 //! | run steps | [`train::session::Session`], [`train::step::StepOptions`] |
 //! | turn text into batches | [`data`] |
 //! | add a backend | [`backend::Executor`] |
@@ -53,6 +55,7 @@ mod error;
 
 pub use error::{Error, ErrorKind, Result};
 
+pub mod api;
 pub mod backend;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -63,5 +66,6 @@ pub mod kernel;
 pub mod model;
 pub mod op;
 pub mod program;
+pub mod task;
 pub mod tensor;
 pub mod train;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
-use super::args::{Cli, Command, CorpusCommand, KernelsCommand, ProgramCommand, VocabCommand};
+use super::args::{Cli, Command, CorpusCommand, FeaturesCommand, KernelsCommand, ProgramCommand, VocabCommand};
 use super::{commands, flags};
 use crate::distributed::launch::Launch;
 
@@ -77,10 +77,19 @@ fn run(command: Command) -> anyhow::Result<Done> {
     match command {
         Command::Demo(args) => return commands::demo::run(&args),
         Command::Pretrain(args) => return commands::pretrain::run(*args),
+        Command::Finetune(args) => return commands::finetune::run(*args),
+        Command::Evaluate(args) => commands::evaluate::run(*args),
+        Command::Predict(args) => commands::predict::run(*args),
         Command::Vocab(VocabCommand::Train(args)) => commands::vocab::train(&args),
         Command::Vocab(VocabCommand::Encode(args)) => commands::vocab::encode(&args),
         Command::Corpus(CorpusCommand::Build(args)) => commands::corpus::build(&args),
         Command::Corpus(CorpusCommand::Inspect(args)) => commands::corpus::inspect(&args),
+        Command::Score(args) => commands::score::run(&args),
+        Command::Serve(args) => commands::serve::run(&args),
+        Command::Embed(args) => commands::embed::run(&args),
+        Command::Fill(args) => commands::generate::fill(&args),
+        Command::Generate(args) => commands::generate::generate(&args),
+        Command::Features(FeaturesCommand::Dump(args)) => commands::features::dump(*args),
         Command::Program(ProgramCommand::Dump(args)) => commands::program::dump(&args),
         Command::Program(ProgramCommand::Plan(args)) => commands::program::plan(&args),
         Command::Kernels(KernelsCommand::List) => commands::kernels::list(),

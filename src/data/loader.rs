@@ -18,7 +18,7 @@ use super::batch::{Batch, classes};
 use super::permutation::{BlockOrder, TokenClass, check_perm_size, sample_permutation};
 use super::record::Record;
 use super::record_info::{RecordFiles, RecordSet, RecordSettings};
-use super::segment::is_backward;
+use super::row_layout::{is_at_end, is_backward, shown_by_text};
 use super::tfrecord::RecordReader;
 use crate::{Error, Result};
 
@@ -144,7 +144,7 @@ impl Loader {
         }
         // In parallel, but the first error in order is the one reported.
         let shards: Vec<Result<Shard>> =
-            files.par_iter().map(|f| read_shard(f, &settings, &sorted, options.vocab_size)).collect();
+            files.par_iter().map(|f| read_shard(f, &settings, &sorted, reuse_len, options.vocab_size)).collect();
         let shards = shards.into_iter().collect::<Result<Vec<_>>>()?;
         let mut first_step = vec![0u64];
         for file in &files {
@@ -232,7 +232,7 @@ impl Drop for Prefetch {
 }
 
 /// The random stream of one record in one epoch.
-fn rng(seed: u64, epoch: u64, record: u64) -> ChaCha8Rng {
+pub(crate) fn rng(seed: u64, epoch: u64, record: u64) -> ChaCha8Rng {
     let mut key = [0u8; 32];
     let parts = [seed, epoch, u64::from_le_bytes(*b"permute\0")];
     key.chunks_exact_mut(8).zip(parts).for_each(|(k, part)| k.copy_from_slice(&part.to_le_bytes()));
@@ -280,10 +280,12 @@ fn read_shard(
     files: &RecordFiles,
     settings: &RecordSettings,
     rows: &[usize],
+    reuse_len: usize,
     vocab_size: Option<usize>,
 ) -> Result<Shard> {
     let expected = files.num_batch.saturating_mul(settings.bsz as u64);
     let (mut input, mut segments, mut masked) = (Vec::new(), Vec::new(), Vec::new());
+    let mut both_ends = Vec::new(); // tokens of all rows in the steps that show the layout of rows
     let mut records = 0;
     for path in &files.paths {
         let mut reader = RecordReader::open(path)?;
@@ -295,18 +297,29 @@ fn read_shard(
                 break;
             }
             let decode = |(i, payload): (usize, &Vec<u8>)| {
-                let row = (records + i as u64) % settings.bsz as u64;
-                rows.binary_search(&(row as usize)).ok()?;
+                let at = records + i as u64;
+                let (step, row) = (at / settings.bsz as u64, (at % settings.bsz as u64) as usize);
+                let (ours, at_end) = (rows.binary_search(&row).is_ok(), is_at_end(step, files.num_batch));
+                if !(ours || at_end) {
+                    return Ok(None);
+                }
                 let number = first + i as u64;
-                let record = Record::decode(payload, settings.seq_len, path, number);
-                Some(record.and_then(|r| check_record(&r, settings, vocab_size, path, number).map(|()| r)))
+                let record = Record::decode(payload, settings.seq_len, path, number)?;
+                check_record(&record, settings, vocab_size, path, number)?;
+                Ok(Some((record, ours, at_end)))
             };
-            let decoded: Vec<Option<Result<Record>>> = payloads.par_iter().enumerate().map(decode).collect();
-            for record in decoded.into_iter().flatten() {
-                let record = record?;
-                input.extend_from_slice(&record.input);
-                segments.extend_from_slice(&record.segment_ids);
-                masked.extend_from_slice(&record.is_masked);
+            let decoded: Vec<Result<Option<(Record, bool, bool)>>> =
+                payloads.par_iter().enumerate().map(decode).collect();
+            for record in decoded {
+                let Some((record, ours, at_end)) = record? else { continue };
+                if at_end {
+                    both_ends.extend_from_slice(&record.input);
+                }
+                if ours {
+                    input.extend_from_slice(&record.input);
+                    segments.extend_from_slice(&record.segment_ids);
+                    masked.extend_from_slice(&record.is_masked);
+                }
             }
             records += payloads.len() as u64;
         }
@@ -318,7 +331,31 @@ fn read_shard(
         );
         return Err(Error::data(&files.index, what));
     }
-    Ok(Shard { num_core: files.num_core_per_host, input, segments, masked })
+    let num_core = row_layout(files, settings, reuse_len, &both_ends)?;
+    Ok(Shard { num_core, input, segments, masked })
+}
+
+/// Cores for which the rows are laid out, from what was told and what the text shows.
+fn row_layout(files: &RecordFiles, settings: &RecordSettings, reuse_len: usize, input: &[i32]) -> Result<usize> {
+    let told = files.num_core_per_host;
+    if !settings.bi_data {
+        return Ok(told.unwrap_or(1));
+    }
+    let what = match (told, shown_by_text(input, settings.bsz, settings.seq_len, reuse_len, told)) {
+        (Some(told), Some(shown)) if told != shown => format!(
+            "its text shows rows laid out for num_core_per_host = {shown}, not {told}, which would train half of some \
+             rows in the wrong direction; set num_core_per_host = {shown}, or build the corpus again"
+        ),
+        (_, Some(shown)) => return Ok(shown),
+        (Some(told), None) => return Ok(told),
+        (None, None) => {
+            "neither it nor ../corpus_info.json tells for how many cores its rows in both directions are laid \
+                         out, and its text is too short to show it; set num_core_per_host as it was for data_utils, or \
+                         1 if that ran without use_tpu"
+                .to_string()
+        }
+    };
+    Err(Error::data(&files.index, what))
 }
 
 /// Up to `most` payloads, and not more than are worth decoding at once; none at the end of the file.

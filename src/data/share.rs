@@ -1,6 +1,6 @@
 //! Which rows of a batch belong together when it is worked on in parts: by ranks, in micro-batches, or both.
 
-use super::segment::is_backward;
+use super::row_layout::is_backward;
 
 /// The rows of a batch of `bsz` in the order in which `parts` equal parts take them, one after the other.
 ///

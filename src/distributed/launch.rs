@@ -4,8 +4,9 @@ use super::tcp::{Meeting, Tcp};
 use super::{Collective, Single};
 use crate::{Error, Result};
 
-/// Variables by which launchers of MPI tell number and count of their processes: Open MPI, then MPICH and its kin.
-const MPI: [(&str, &str); 2] = [("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")];
+/// Variables by which launchers of MPI tell number and count of their processes: Open MPI, MPICH and its kin, Slurm.
+const MPI: [(&str, &str); 3] =
+    [("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"), ("PMIX_RANK", "SLURM_NTASKS")];
 /// The same on one machine; the last is that of `torchrun` and its kin.
 const LOCAL: [(&str, &str); 3] = [
     ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),

@@ -129,7 +129,7 @@ fn sum_in_host_memory<T: Summand>(
     ids: &[TensorId],
 ) -> Result<()> {
     let program = exec.program().clone();
-    for desc in ids.iter().map(|&id| program.tensor(id)).filter(|desc| desc.dtype != T::DTYPE) {
+    if let Some(desc) = ids.iter().map(|&id| program.tensor(id)).find(|desc| desc.dtype != T::DTYPE) {
         return Err(Error::dtype("a sum over ranks", desc.name.clone(), T::DTYPE, desc.dtype));
     }
     let lengths: Vec<usize> = ids.iter().map(|&id| program.tensor(id).shape.len()).collect();

@@ -360,14 +360,18 @@ impl Collective for Tcp {
         incoming[me].copy_from_slice(outgoing[me]);
         let (mut told, mut silent) = (None, None);
         std::thread::scope(|scope| {
-            scope.spawn(|| {
+            let write = || {
                 for to in (1..n).map(|k| (me + k) % n) {
                     if let Some(link) = &links[to] {
                         // Whoever takes no data is found out by reading from it.
                         let _ = write_frame(&link.stream, DATA, outgoing[to]);
                     }
                 }
-            });
+            };
+            if let Err(e) = std::thread::Builder::new().spawn_scoped(scope, write) {
+                told = Some(format!("{} gets no thread from the system: {e}", own_name(me)));
+                return;
+            }
             for from in (1..n).map(|k| (me + n - k) % n) {
                 let Some(link) = &links[from] else { continue };
                 match link.read_data(incoming[from]) {

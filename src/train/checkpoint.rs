@@ -164,7 +164,7 @@ fn replace(dir: &Path, new: tempfile::TempDir, path: &Path) -> Result<()> {
 }
 
 /// Checkpoints in `dir` with their steps, newest first.
-fn checkpoints(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+pub(crate) fn checkpoints(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),

@@ -7,6 +7,7 @@ use super::checkpoint::remove_leftovers;
 use super::disk;
 use super::guard::{LossGuard, Verdict, find_not_finite};
 use super::held_out::HeldOut;
+use super::keys::Keyed;
 use super::lock::RunLock;
 use super::metrics::{MetricsWriter, Row, Speed, Window, row};
 use super::ranks::{Ranks, Start};
@@ -160,6 +161,7 @@ impl Pretraining {
             None if first => start::fresh_start(&plan, &mut session).map(|()| vec![])?,
             None => vec![],
         };
+        session.set_step(ranks.first(session.step())?); // weights may come with their number of updates
         let (program, exec) = session.parts();
         ranks.share_weights(program, exec)?;
         let (mut window, mut guard) = (Window::default(), LossGuard::default());

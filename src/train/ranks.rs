@@ -117,6 +117,16 @@ impl Ranks {
         serde_json::from_slice(&bytes).map_err(unreadable)
     }
 
+    /// Rank 0's number, everywhere.
+    ///
+    /// # Errors
+    /// When a rank has ended.
+    pub fn first(&mut self, number: u64) -> Result<u64> {
+        let mut bytes = number.to_le_bytes();
+        distributed::broadcast(&mut *self.group, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
     /// Gives all ranks the parameters and moments of rank 0.
     ///
     /// # Errors
@@ -243,7 +253,7 @@ fn describe(plan: &RunPlan) -> Result<String> {
     config.record_info_dir.0.clear();
     config.eval_record_info_dir.0.clear();
     (config.model_dir, config.log_dir, config.device) = Default::default();
-    config.init_checkpoint = None;
+    (config.init_checkpoint, config.sp_path) = Default::default();
     (config.resume, config.model_config_path) = Default::default();
     let mut text = format!("xlnet {}\n{}", env!("CARGO_PKG_VERSION"), config.to_toml()?);
     for files in &plan.records.files {

@@ -8,6 +8,7 @@ use crate::data::loader::LoaderOptions;
 use crate::data::permutation::check_perm_size;
 use crate::data::record_info::{RecordInfo, RecordQuery, RecordSet, RecordSettings};
 use crate::data::share::rows_of_parts;
+use crate::data::tokenizer::Tokenizer;
 use crate::model::{MaskKind, QueryKind, TransformerOptions};
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -55,6 +56,8 @@ impl RunPlan {
             mask_beta: config.mask_beta,
             num_predict: config.num_predict.map(Some),
             num_passes: config.num_passes,
+            num_core_per_host: config.num_core_per_host,
+            vocabulary_hash: vocabulary_in_use(&config)?,
             ..RecordQuery::default()
         };
         let records = RecordSet::find(&config.record_info_dir.0, &query)?;
@@ -100,7 +103,8 @@ impl RunPlan {
     /// Rows of the batch that each rank works on, in its order, micro-batch by micro-batch.
     pub fn shares(&self) -> Vec<Vec<usize>> {
         let RecordSettings { bsz, bi_data, .. } = self.records.settings;
-        let num_core = self.records.files.first().map_or(1, |files| files.num_core_per_host);
+        // Where files do not tell, the loader finds it out: what the rows are does not depend on how they are dealt out.
+        let num_core = self.records.files.first().and_then(|files| files.num_core_per_host).unwrap_or(1);
         let rows = rows_of_parts(bsz, num_core, bi_data, self.ranks * self.config.accumulate);
         rows.chunks(bsz / self.ranks).map(<[usize]>::to_vec).collect()
     }
@@ -172,6 +176,13 @@ fn check_batch(settings: &RecordSettings, accumulate: usize, ranks: usize) -> Re
     Ok(())
 }
 
+/// SHA-256 of the vocabulary that `sp_path` names, or that lies beside the weights to start from.
+fn vocabulary_in_use(config: &RunConfig) -> Result<Option<String>> {
+    let beside = || config.init_checkpoint.as_ref().map(|dir| dir.join("spiece.model")).filter(|path| path.is_file());
+    let Some(path) = config.sp_path.clone().or_else(beside) else { return Ok(None) };
+    Ok(Some(Tokenizer::open(&path)?.vocabulary_hash().to_owned()))
+}
+
 /// Size of the vocabulary that our corpus builder noted; the original notes it in a file we do not need.
 fn vocabulary_size(records: &RecordSet) -> Result<Option<usize>> {
     let Some(files) = records.files.first() else { return Ok(None) };
@@ -193,6 +204,7 @@ fn held_out(config: &RunConfig, records: &RecordSet) -> Result<Option<RecordSet>
         reuse_len: records.settings.reuse_len,
         uncased: Some(records.settings.uncased),
         vocabulary_hash: records.vocabulary_hash.clone(),
+        keep_accents: records.keep_accents,
         ..RecordQuery::default()
     };
     let set = RecordSet::find(directories, &query)?;

@@ -79,7 +79,7 @@ pub(super) fn fresh_start(plan: &RunPlan, session: &mut Session) -> Result<()> {
 }
 
 /// A model's directory; for a directory of checkpoints its newest one.
-fn model_directory(named: &Path) -> Result<PathBuf> {
+pub(crate) fn model_directory(named: &Path) -> Result<PathBuf> {
     if named.is_dir()
         && !named.join("config.json").exists()
         && let Some(checkpoint) = latest(named)?

@@ -31,7 +31,7 @@ struct End {
 /// Trains with `ranks` ranks of `accumulate` micro-batches each.
 fn train(records: &Path, ranks: usize, accumulate: usize, dropout: f32) -> Vec<End> {
     let set = RecordSet::find(&[records.to_owned()], &RecordQuery::default()).unwrap();
-    let (bsz, num_core) = (set.settings.bsz, set.files[0].num_core_per_host);
+    let (bsz, num_core) = (set.settings.bsz, set.files[0].num_core_per_host.unwrap());
     let shares: Vec<Vec<usize>> = rows_of_parts(bsz, num_core, set.settings.bi_data, ranks * accumulate)
         .chunks(bsz / ranks)
         .map(<[usize]>::to_vec)

@@ -53,7 +53,8 @@ fn any_number_of_ranks_has_the_losses_of_one() {
         let end = trains(dir, ranks, &format!("--model_dir {name} {more}"));
         // The first rank alone speaks.
         assert_eq!(end.stdout.matches("[6] | gnorm").count(), 1, "{}", end.stdout);
-        assert_eq!(end.stdout.contains("ranks"), ranks > 1, "{}", end.stdout);
+        let many = format!("{ranks} ranks by {}", if MPI { "MPI" } else { "TCP" });
+        assert_eq!(end.stdout.contains(&many), ranks > 1, "{}", end.stdout);
         losses(&dir.join(name))
     };
     let one = train("one", 1, "");

@@ -3,10 +3,18 @@
 pub mod corpus;
 pub mod demo;
 pub mod doctor;
+pub mod embed;
+pub mod evaluate;
+pub mod features;
+pub mod finetune;
+pub mod generate;
 pub mod kernels;
 pub mod memory;
+pub mod predict;
 pub mod pretrain;
 pub mod program;
+pub mod score;
+pub mod serve;
 pub mod vocab;
 
 /// Prints completions for `shell`.

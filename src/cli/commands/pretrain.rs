@@ -13,6 +13,7 @@ use crate::cli::run::Done;
 use crate::cli::size::{bytes, grouped};
 use crate::distributed::launch::{self, Launch};
 use crate::distributed::{Collective, Single};
+use crate::train::keys::Keyed;
 use crate::train::pretrain::{Event, Outcome, Pretraining};
 use crate::train::run_config::RunConfig;
 use crate::train::run_plan::RunPlan;
@@ -91,7 +92,7 @@ fn is_bound() -> bool {
 }
 
 /// A flag that the first Ctrl-C or SIGTERM sets; the second ends the process at once.
-fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     let handler = move || {
