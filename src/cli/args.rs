@@ -77,14 +77,29 @@ pub enum Command {
     Kernels(KernelsCommand),
     /// Find the largest batch that fits a memory, and where the bytes go; allocates nothing.
     Memory(MemoryArgs),
-    /// Tell what this machine offers and what is missing.
-    Doctor,
+    /// Tell what this machine offers and what is missing: instructions, memory, disk, devices, packages.
+    #[command(after_help = "Example:\n  xlnet doctor --model_dir runs/a")]
+    Doctor(DoctorArgs),
     /// Print completions for a shell.
     #[command(after_help = "Example:\n  xlnet completions bash > /etc/bash_completion.d/xlnet")]
     Completions {
         /// The shell.
         shell: Shell,
     },
+    /// Print the manual page, or write those of all commands.
+    #[command(after_help = "Example:\n  xlnet man --dir ~/.local/share/man/man1 && man xlnet-pretrain")]
+    Man {
+        /// Receives xlnet.1 and a page for each command; is made where it is missing.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Where checkpoints will go: its disk is looked at.
+    #[arg(long = "model_dir", default_value = ".", value_name = "DIR")]
+    pub model_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! From arguments to exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -66,6 +67,7 @@ fn start_logging(level: Option<&str>) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .init();
@@ -101,8 +103,9 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Kernels(KernelsCommand::Check(args)) => commands::kernels::check(&args),
         Command::Kernels(KernelsCommand::Support) => commands::kernels::support(),
         Command::Memory(args) => commands::memory::run(&args),
-        Command::Doctor => commands::doctor::run(),
+        Command::Doctor(args) => commands::doctor::run(&args),
         Command::Completions { shell } => commands::completions(shell),
+        Command::Man { dir } => commands::man(dir.as_deref()),
     }?;
     Ok(Done::Completely)
 }

@@ -3,8 +3,10 @@
 mod append_file;
 mod archive;
 pub mod checkpoint;
+pub mod disk;
 pub mod export;
 pub mod fit;
+pub mod guard;
 mod held_out;
 pub mod import;
 pub mod init;
@@ -19,6 +21,7 @@ pub mod pretrain;
 pub mod ranks;
 pub mod run_config;
 pub mod run_plan;
+mod saving;
 pub mod schedule;
 pub mod session;
 pub mod snapshot;

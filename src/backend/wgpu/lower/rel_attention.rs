@@ -222,14 +222,8 @@ impl<'a> Attention<'a> {
             .int("wg", WG);
         let slice = |id: Option<TensorId>| id.map(|id| (c.slice)(id));
         let ids = op.segment.map(|s| s.ids);
-        let buffers = [
-            slice(stream.positions),
-            slice(group),
-            slice(query_rank),
-            slice(key_rank),
-            slice(ids),
-            Some(self.work),
-        ];
+        let buffers =
+            [slice(stream.positions), slice(group), slice(query_rank), slice(key_rank), slice(ids), Some(self.work)];
         let words = op.batch * stream.rows * op.keys().div_ceil(32);
         let mut launches = vec![c.launch_slices(variant, params, &buffers, c.flat(words, WG as usize)?)?];
         if let Some(SegmentTerms { s_bias, seg_embed, .. }) = op.segment {
@@ -341,7 +335,12 @@ pub fn backward(op: &RelAttentionGrad, c: &Context) -> Result<Vec<Launch>> {
 
         let [dk, dv] = [op.dk, op.dv].map(|id| attention.slice(id));
         let buffers = with(&[attention.key(), dout, lse, work, dk, dv]);
-        launches.push(attention.tiled("rel_attention_grad_keys", &params, &buffers, heads * f.keys().div_ceil(TILE))?);
+        launches.push(attention.tiled(
+            "rel_attention_grad_keys",
+            &params,
+            &buffers,
+            heads * f.keys().div_ceil(TILE),
+        )?);
 
         if let Some(relative) = &op.relative {
             let buffers = with(&[attention.key(), dout, lse, work, attention.slice(relative.dr)]);
