@@ -51,6 +51,7 @@
 //! ```
 
 mod atomic;
+mod checksum;
 mod error;
 mod size;
 

@@ -1,14 +1,18 @@
 //! Training: programs for whole steps, the loop's state, schedules, checkpoints.
 
 mod append_file;
+mod archive;
 pub mod checkpoint;
+pub mod export;
 pub mod fit;
 mod held_out;
+pub mod import;
 pub mod init;
 pub mod keys;
 pub mod load;
 pub mod lock;
 pub mod metrics;
+pub mod moments;
 #[cfg(feature = "cli")]
 pub mod plot;
 pub mod pretrain;

@@ -7,10 +7,10 @@ use std::process::{Command, ExitCode};
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  ci       install what build and tests need (cmake, a C++ compiler, a Vulkan driver, Open MPI, libclang; Debian and
-           Ubuntu), then check formatting, lints, documentation and features, and run all tests
-  tests    install what the build needs, then run all tests only
-  install  install what the build needs only
+  ci       install what build and tests need (cmake, a C++ compiler, a Vulkan driver, Open MPI, libclang, NVIDIA's ptxas;
+           Debian and Ubuntu), then check formatting, lints, documentation and features, and run all tests
+  tests    install the same, then run all tests only
+  install  install the same only
 ";
 
 fn main() -> ExitCode {
@@ -48,9 +48,8 @@ fn tests() -> Result<(), String> {
     cargo(&["test", "--package", "xlnet", "--features", "mpi", "--test", "ranks"])
 }
 
-/// What build and tests need beside Rust.
+/// Tools that build and tests need beside Rust.
 fn install() -> Result<(), String> {
-    let there = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
     let programs =
         [("cmake", "cmake"), ("c++", "g++"), ("make", "make"), ("mpicc", "libopenmpi-dev"), ("mpirun", "openmpi-bin")];
     let mut missing: Vec<&str> = programs.iter().filter(|(program, _)| !there(program)).map(|t| t.1).collect();
@@ -61,13 +60,41 @@ fn install() -> Result<(), String> {
     if !has_vulkan() {
         missing.extend(["mesa-vulkan-drivers", "libvulkan1"]);
     }
+    apt_install(&missing)?;
+    install_ptxas()
+}
+
+/// NVIDIA's PTX assembler, alone, from its Python package: tests assemble every kernel with it. No GPU, no CUDA.
+fn install_ptxas() -> Result<(), String> {
+    if env::var_os("PTXAS").is_some() || there(&format!("{TOOLS}/nvidia/cuda_nvcc/bin/ptxas")) {
+        return Ok(());
+    }
+    let pip =
+        |python: &str| Command::new(python).args(["-m", "pip", "--version"]).output().is_ok_and(|o| o.status.success());
+    if !pip("python3") {
+        apt_install(&["python3-pip"])?;
+    }
+    let arguments = ["-m", "pip", "install", "--quiet", "--upgrade", "--target", TOOLS, PTXAS_PACKAGE];
+    run(&mut command("python3", &arguments))
+}
+
+/// Where `ptxas` goes; `ptx-interpreter` looks there.
+const TOOLS: &str = "target/tools/nvcc";
+/// The last major version that knows sm_70 (V100).
+const PTXAS_PACKAGE: &str = "nvidia-cuda-nvcc-cu12==12.9.86";
+
+fn there(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success())
+}
+
+fn apt_install(missing: &[&str]) -> Result<(), String> {
     if missing.is_empty() {
         return Ok(());
     }
     let names = missing.join(" ");
     if !there("apt-get") {
         return Err(format!(
-            "please install {names}: the build needs it, and this system has no apt-get to do it with"
+            "please install {names}: build and tests need it, and this system has no apt-get to do it with"
         ));
     }
     let sudo = there("sudo") && env::var("USER").is_ok_and(|user| user != "root");
@@ -78,7 +105,7 @@ fn install() -> Result<(), String> {
     };
     apt(&["update", "-qq"])?;
     let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
-    args.extend(&missing);
+    args.extend(missing);
     apt(&args)
 }
 
