@@ -126,6 +126,10 @@ fn wrong_settings_of_runs() {
     fails(dir, &train("--model_config_path absent.json"), 1, &["absent.json"]);
     fails(dir, &train("--device cuda"), 1, &["cuda"]);
     fails(dir, &train("--eval_record_info_dir corpus/tfrecords"), 1, &["split is train, not dev"]);
+    if cfg!(target_os = "linux") {
+        let wanted = ["a batch of 4 sequences needs", "TiB of memory, but", "free on cpu", "not even"];
+        fails(dir, &train("--d_model 65536 --d_inner 16777216 --device cpu"), 1, &wanted);
+    }
     assert!(succeeds(dir, &train("--dry-run --d_embed 3 --nouse_tpu")).contains("seq_len = 32"));
 }
 

@@ -10,6 +10,7 @@ pub use self::task::{
     EmbedArgs, EvaluateArgs, FeaturesCommand, FeaturesDumpArgs, FillArgs, FinetuneArgs, GenerateArgs,
     LanguageModelArgs, PredictArgs, ScoreArgs, ServeArgs, VectorFormat,
 };
+use super::checkpoint_args::{CheckpointCommand, ConvertArgs};
 use super::flags::{RunFlags, switch_if_bool};
 use super::size::parse_bytes;
 use crate::backend::Device;
@@ -44,6 +45,11 @@ pub enum Command {
     Corpus(CorpusCommand),
     /// Pretrain a model on records.
     Pretrain(Box<PretrainArgs>),
+    /// Turn any checkpoint into a Hugging Face model or a TensorFlow checkpoint of the original.
+    Convert(Box<ConvertArgs>),
+    /// Look into checkpoints, clean, average and compare them.
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Fine-tune a pretrained model on a task, and evaluate its checkpoints.
     Finetune(Box<FinetuneArgs>),
     /// Score a fine-tuned model, or all checkpoints of a run.

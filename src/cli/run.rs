@@ -8,6 +8,7 @@ use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
 use super::args::{Cli, Command, CorpusCommand, FeaturesCommand, KernelsCommand, ProgramCommand, VocabCommand};
+use super::checkpoint_args::CheckpointCommand;
 use super::{commands, flags};
 use crate::distributed::launch::Launch;
 
@@ -84,6 +85,11 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Vocab(VocabCommand::Encode(args)) => commands::vocab::encode(&args),
         Command::Corpus(CorpusCommand::Build(args)) => commands::corpus::build(&args),
         Command::Corpus(CorpusCommand::Inspect(args)) => commands::corpus::inspect(&args),
+        Command::Convert(args) => commands::convert::run(&args),
+        Command::Checkpoint(CheckpointCommand::Inspect(args)) => commands::checkpoint::inspect(&args),
+        Command::Checkpoint(CheckpointCommand::Clean(args)) => commands::checkpoint::clean(&args),
+        Command::Checkpoint(CheckpointCommand::Average(args)) => commands::checkpoint::average(&args),
+        Command::Checkpoint(CheckpointCommand::Diff(args)) => commands::checkpoint::diff(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
         Command::Embed(args) => commands::embed::run(&args),

@@ -1,15 +1,20 @@
 //! Training: programs for whole steps, the loop's state, schedules, checkpoints.
 
 mod append_file;
+mod archive;
 pub mod checkpoint;
 pub mod disk;
+pub mod export;
+pub mod fit;
 pub mod guard;
 mod held_out;
+pub mod import;
 pub mod init;
 pub mod keys;
 pub mod load;
 pub mod lock;
 pub mod metrics;
+pub mod moments;
 #[cfg(feature = "cli")]
 pub mod plot;
 pub mod pretrain;

@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::keys::Keyed;
 use super::run_plan::RunPlan;
 use super::session::{Session, StepResult};
 use super::state::TrainState;

@@ -21,8 +21,10 @@ config_keys! {
     record_info_dir: Paths = Paths::default(),
     /// Receives checkpoints, run.toml and, unless log_dir says otherwise, metrics.
     model_dir: PathBuf = PathBuf::new(),
-    /// Starts from these weights: a Hugging Face directory or one of our checkpoints; only weights are read.
+    /// Starts from these weights: a TensorFlow checkpoint, a Hugging Face model, one of our checkpoints, or a zip of one.
     init_checkpoint: Option<PathBuf> = None,
+    /// Takes the optimiser's moments and the number of updates from init_checkpoint too.
+    init_optimizer: bool = false,
     /// Where to go on: auto (newest checkpoint of model_dir, if there is one), never, or a checkpoint's directory.
     resume: String = "auto".into(),
 

@@ -4,16 +4,18 @@ use std::path::{Path, PathBuf};
 
 use super::checkpoint::{Checkpoint, ModelDescription, latest, set_memory_rows, tensor_files, write_checkpoint};
 use super::guard::LossGuard;
+use super::import::{ImportOptions, import};
 use super::init::{InitOptions, initialize};
 use super::load::{LoadOptions, load_into};
 use super::metrics::Window;
+use super::moments::load_moments;
 use super::ranks::{Rows, Start};
 use super::run_plan::RunPlan;
 use super::session::Session;
 use super::snapshot::Snapshot;
 use super::state::TrainState;
 use crate::data::loader::{Loader, Position};
-use crate::model::hugging_face::{Architecture, HuggingFaceSettings, read_model};
+use crate::model::hugging_face::{Architecture, HuggingFaceSettings};
 use crate::tensor::TensorId;
 use crate::{Error, Result};
 
@@ -67,14 +69,24 @@ pub(super) fn fresh_start(plan: &RunPlan, session: &mut Session) -> Result<()> {
     };
     let (program, exec) = session.parts();
     let Some(named) = &config.init_checkpoint else { return initialize(exec, program, &init) };
-    let directory = model_directory(named)?;
-    let model = read_model(&directory)?;
+    let sizes = Some(plan.model.clone());
+    let wanted = ImportOptions { sizes, optimizer: config.init_optimizer, ..ImportOptions::default() };
+    let model = import(named, &wanted)?;
     let (theirs, ours) = (model.config.ff_activation, plan.model.ff_activation);
     if theirs != ours {
-        tracing::warn!("{} was trained with ff_activation {theirs:?}, this run has {ours:?}", directory.display());
+        tracing::warn!("{} was trained with ff_activation {theirs:?}, this run has {ours:?}", named.display());
     }
     let report = load_into(exec, program, &model.weights, &LoadOptions { init, ..LoadOptions::default() })?;
-    tracing::info!("weights of {}:\n{report}", directory.display());
+    tracing::info!("weights of {}:\n{report}", model.path.display());
+    if config.init_optimizer {
+        let what = "has no state of the optimiser; drop init_optimizer to start with its weights alone";
+        let state = model.optimizer.ok_or_else(|| Error::data(named, what))?;
+        let missing = load_moments(exec, program, &state)?;
+        if missing > 0 {
+            tracing::warn!("{missing} parameters have no moments in {}; theirs start as zeros", named.display());
+        }
+        session.set_step(state.step);
+    }
     Ok(())
 }
 

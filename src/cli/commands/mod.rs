@@ -1,5 +1,7 @@
 //! One module for each command.
 
+pub mod checkpoint;
+pub mod convert;
 pub mod corpus;
 pub mod demo;
 pub mod doctor;
