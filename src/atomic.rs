@@ -7,11 +7,13 @@ use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
 
+const TEMPORARY: &str = ".tmp-";
+
 /// A temporary file in the directory of `path`, so that the final rename cannot cross file systems.
 pub(crate) fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
     let directory = directory_of(path);
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".tmp-");
+    builder.prefix(TEMPORARY);
     public(&mut builder, 0o666);
     builder.tempfile_in(directory).map_err(|e| Error::io("create a file in", directory, e))
 }
@@ -55,6 +57,31 @@ impl AtomicFile {
         let file = self.out.into_inner().map_err(|e| fail(e.into_error()))?;
         file.as_file().sync_all().map_err(fail)?;
         file.persist(&self.path).map_err(|e| fail(e.error))?;
-        Ok(())
+        sync_directory(directory_of(&self.path))
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_directory(dir: &Path) -> Result<()> {
+    // Windows cannot open directories as files, and needs no such call.
+    #[cfg(unix)]
+    match std::fs::File::open(dir).and_then(|file| file.sync_all()) {
+        // Some network file systems cannot sync directories.
+        Err(e) if !matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            return Err(Error::io("sync", dir, e));
+        }
+        _ => {}
+    }
+    #[cfg(not(unix))]
+    let _ = dir;
+    Ok(())
+}
+
+/// Removes the temporary files that a killed process left in `dir`. Nobody else may write there meanwhile.
+pub(crate) fn remove_temporaries(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) && entry.file_type().is_ok_and(|t| t.is_file()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }

@@ -88,8 +88,8 @@ fn rendered_text_is_the_reviewed_one() {
         for template in language.templates() {
             let header = Header::of(language, template).unwrap_or_else(|error| panic!("{error}"));
             // The last one has every flag; dtype stays at its first value, which is f32.
-            let all = header.variants().into_iter().filter(|v| v.get("dtype") == header.variants()[0].get("dtype"));
-            let variant = all.last().expect("a variant");
+            let mut all = header.variants().into_iter().filter(|v| v.get("dtype") == header.variants()[0].get("dtype"));
+            let variant = all.next_back().expect("a variant");
             let text = render(language, &variant).unwrap_or_else(|error| panic!("{error}")).text;
             let path = folder.join(format!("{template}.{}", language.extension()));
             if bless {

@@ -30,6 +30,7 @@ pub fn append_record(out: &mut Vec<u8>, payload: &[u8]) {
 pub struct RecordReader {
     path: PathBuf,
     file: BufReader<File>,
+    length: u64, // bytes
     /// Bytes of the file that were not read yet; no allocation exceeds them.
     remaining: u64,
     record: u64,
@@ -49,12 +50,18 @@ impl RecordReader {
         }
         let file = File::open(&path).map_err(|e| Error::io("read", &path, e))?;
         let file = BufReader::with_capacity(1 << 18, file);
-        Ok(Self { path, file, remaining: metadata.len(), record: 0, payload: Vec::new() })
+        let length = metadata.len();
+        Ok(Self { path, file, length, remaining: length, record: 0, payload: Vec::new() })
     }
 
     /// Number of the record that [`RecordReader::next_record`] returns next, counted from 0.
     pub fn record(&self) -> u64 {
         self.record
+    }
+
+    /// Bytes of the file before that record.
+    pub fn offset(&self) -> u64 {
+        self.length - self.remaining
     }
 
     /// The next payload, or `None` at the end of the file.

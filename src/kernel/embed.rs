@@ -86,7 +86,8 @@ mod tests {
                 }
             }
             let mut listed: Vec<&str> = files(language).iter().map(|(name, _)| *name).collect();
-            (there.sort(), listed.sort_unstable());
+            there.sort();
+            listed.sort_unstable();
             assert_eq!(listed, there, "{}", language.folder());
         }
     }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::state::{FORMAT_VERSION, StateFile, TrainState};
 use super::step::StepProgram;
-use crate::atomic::public;
+use crate::atomic::{public, sync_directory};
 use crate::backend::Executor;
 use crate::config::XlnetConfig;
 use crate::model::hugging_face::{CONFIG_FILE, HuggingFaceSettings, WEIGHTS_FILE, stored_names, write_config};
@@ -44,7 +44,7 @@ pub struct ModelDescription {
 }
 
 /// Which tensor of the program is stored under which name.
-type Stored = Vec<(TensorId, TensorEntry)>;
+pub(super) type Stored = Vec<(TensorId, TensorEntry)>;
 
 fn stored(step: &StepProgram, ids: impl IntoIterator<Item = TensorId>, n_layer: usize) -> Stored {
     let mut all = vec![];
@@ -59,7 +59,7 @@ fn stored(step: &StepProgram, ids: impl IntoIterator<Item = TensorId>, n_layer: 
 }
 
 /// The three tensor files of a checkpoint with their tensors.
-fn tensor_files(step: &StepProgram, n_layer: usize) -> [(&'static str, Stored); 3] {
+pub(super) fn tensor_files(step: &StepProgram, n_layer: usize) -> [(&'static str, Stored); 3] {
     let moments = step.update.iter().flat_map(|u| &u.trained).flat_map(|t| [t.m, t.v]);
     [
         (WEIGHTS_FILE, stored(step, step.params.iter().copied(), n_layer)),
@@ -81,10 +81,27 @@ pub fn save_checkpoint(
     state: &TrainState,
     max_save: usize,
 ) -> Result<PathBuf> {
+    let files = tensor_files(step, model.config.n_layer);
+    let mut read = |id: TensorId, bytes: &mut Vec<u8>| {
+        bytes.resize(step.program.tensor(id).bytes(), 0);
+        exec.read(id, bytes)
+    };
+    write_checkpoint(dir, &files, &mut read, model, state, max_save)
+}
+
+/// [`save_checkpoint`] of tensors that `read` appends to an empty buffer.
+pub(super) fn write_checkpoint(
+    dir: &Path,
+    files: &[(&'static str, Stored)],
+    read: &mut dyn FnMut(TensorId, &mut Vec<u8>) -> Result<()>,
+    model: &ModelDescription,
+    state: &TrainState,
+    max_save: usize,
+) -> Result<PathBuf> {
     fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
     remove_leftovers(dir);
     let new = temporary(dir)?;
-    write_checkpoint(new.path(), step, exec, model, state)?;
+    write_files(new.path(), files, read, model, state)?;
     let path = dir.join(format!("step-{}", state.step));
     replace(dir, new, &path)?;
     prune(dir, state.step, max_save);
@@ -98,22 +115,19 @@ fn temporary(dir: &Path) -> Result<tempfile::TempDir> {
     builder.tempdir_in(dir).map_err(|e| Error::io("create a directory in", dir, e))
 }
 
-fn write_checkpoint(
+fn write_files(
     dir: &Path,
-    step: &StepProgram,
-    exec: &mut dyn Executor,
+    files: &[(&'static str, Stored)],
+    read: &mut dyn FnMut(TensorId, &mut Vec<u8>) -> Result<()>,
     model: &ModelDescription,
     state: &TrainState,
 ) -> Result<()> {
     let mut sha256 = BTreeMap::new();
     sha256.insert(CONFIG_FILE.to_owned(), write_config(dir, &model.config, &model.settings)?);
-    for (file, stored) in tensor_files(step, model.config.n_layer) {
-        let (ids, entries): (Vec<_>, Vec<_>) = stored.into_iter().unzip();
-        let hash = write_tensor_file(&dir.join(file), &entries, |i, bytes| {
-            bytes.resize(step.program.tensor(ids[i]).bytes(), 0);
-            exec.read(ids[i], bytes)
-        })?;
-        sha256.insert(file.to_owned(), hash);
+    for (file, stored) in files {
+        let entries: Vec<TensorEntry> = stored.iter().map(|(_, entry)| entry.clone()).collect();
+        let hash = write_tensor_file(&dir.join(file), &entries, |i, bytes| read(stored[i].0, bytes))?;
+        sha256.insert((*file).to_owned(), hash);
     }
     let text = StateFile { format_version: FORMAT_VERSION, state: state.clone(), sha256 }.to_json()?;
     let hash = write_text(&dir.join(STATE_FILE), &text)?;
@@ -123,16 +137,6 @@ fn write_checkpoint(
 
 fn write_text(path: &Path, text: &str) -> Result<String> {
     write_file(path, |out| out.write_all(text.as_bytes()).map_err(|e| Error::io("write", path, e)))
-}
-
-/// Makes names in a directory durable.
-fn sync_directory(dir: &Path) -> Result<()> {
-    // Windows cannot open directories as files, and needs no such call.
-    #[cfg(unix)]
-    fs::File::open(dir).and_then(|file| file.sync_all()).map_err(|e| Error::io("sync", dir, e))?;
-    #[cfg(not(unix))]
-    let _ = dir;
-    Ok(())
 }
 
 /// Gives a finished directory its name. An older checkpoint of the same name steps aside first and returns on failure.
@@ -199,7 +203,7 @@ fn prune(dir: &Path, step: u64, max_save: usize) {
 }
 
 /// Removes what a killed process left half-written, and gives a checkpoint that had just stepped aside its name back.
-fn remove_leftovers(dir: &Path) {
+pub(super) fn remove_leftovers(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if !entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
             continue;

@@ -1,12 +1,12 @@
 //! What a run reports: a window of steps, log lines, `metrics.jsonl`, TensorBoard, the loss curve.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::append_file::AppendFile;
 use super::session::StepResult;
 use super::tensorboard::EventWriter;
 use crate::atomic::AtomicFile;
@@ -89,11 +89,10 @@ impl Speed {
     }
 }
 
-/// Writes a run's metrics into a directory.
+/// Writes a run's metrics into a directory. What a full disk refuses is kept and written later.
 #[derive(Debug)]
 pub struct MetricsWriter {
-    path: PathBuf,
-    file: File,
+    file: AppendFile,
     directory: PathBuf,
     events: Option<EventWriter>,
     rows: Vec<Row>,
@@ -108,21 +107,20 @@ impl MetricsWriter {
         std::fs::create_dir_all(directory).map_err(|e| Error::io("create", directory, e))?;
         let path = directory.join("metrics.jsonl");
         let rows = keep_until(&path, step)?;
-        let opened = OpenOptions::new().create(true).append(true).open(&path);
-        let file = opened.map_err(|e| Error::io("write", &path, e))?;
-        let events = tensorboard.then(|| EventWriter::create(directory)).transpose()?;
-        Ok(MetricsWriter { path, file, directory: directory.to_owned(), events, rows })
+        let file = AppendFile::open(&path)?;
+        let events = tensorboard.then(|| EventWriter::open(directory, step)).transpose()?;
+        Ok(MetricsWriter { file, directory: directory.to_owned(), events, rows })
     }
     /// Appends one line and its events.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When they cannot be written now; they are tried again with the next.
     pub fn write(&mut self, row: Row) -> Result<()> {
-        let mut line = serde_json::to_vec(&row).map_err(|e| Error::data(&self.path, e.to_string()))?;
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(|e| Error::io("write", &self.path, e))?;
         self.rows.push(row);
-        let Some(events) = &mut self.events else { return Ok(()) };
+        let mut line = serde_json::to_vec(&row).map_err(|e| Error::data(self.file.path(), e.to_string()))?;
+        line.push(b'\n');
+        let written = self.file.append(&line);
+        let Some(events) = &mut self.events else { return written };
         let tags = [
             ("train/total_loss", row.loss),
             ("train/lr", row.lr),
@@ -131,7 +129,20 @@ impl MetricsWriter {
             ("eval/loss", row.eval_loss),
         ];
         let values: Vec<_> = tags.iter().filter_map(|&(tag, value)| Some((tag, value?))).collect();
-        events.scalars(row.step, &values)
+        written.and(events.scalars(row.step, &values))
+    }
+    /// Writes what failed before.
+    ///
+    /// # Errors
+    /// When it fails again.
+    pub fn flush(&mut self) -> Result<()> {
+        let events = self.events.as_mut().map_or(Ok(()), |events| events.file().flush());
+        self.file.flush().and(events)
+    }
+    /// Handles by which another thread can wait until all lines are on the disk.
+    pub fn handles(&mut self) -> Vec<File> {
+        let events = self.events.as_mut().map(|events| events.file().handle());
+        std::iter::once(self.file.handle()).chain(events).flatten().collect()
     }
     /// Draws `loss.svg` anew.
     ///

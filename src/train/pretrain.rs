@@ -2,14 +2,22 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use super::checkpoint::remove_leftovers;
+use super::held_out::HeldOut;
+use super::lock::RunLock;
 use super::metrics::{MetricsWriter, Row, Speed, Window, row};
 use super::run_plan::RunPlan;
 use super::session::{Session, StepResult};
+use super::snapshot::{Saved, Saver};
 use super::start;
-use crate::atomic::AtomicFile;
-use crate::data::loader::{Loader, LoaderOptions, Position};
+use crate::atomic::{AtomicFile, remove_temporaries};
+use crate::data::loader::Loader;
 use crate::{Error, Result};
+
+/// A save that failed is tried again after this time, or when the next one is due.
+const RETRY: Duration = Duration::from_secs(60);
 
 /// What a run tells while it runs.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +55,17 @@ pub enum Event<'a> {
     },
     /// A checkpoint is complete.
     Saved(&'a Path),
+    /// A checkpoint could not be written; training goes on, and tries again later.
+    SaveFailed {
+        /// Updates that it would have held.
+        step: u64,
+        /// Why.
+        error: &'a Error,
+        /// The newest checkpoint there is.
+        kept: Option<&'a Path>,
+    },
+    /// Metrics could not be written; training goes on, and writes them later. Told once until they can be again.
+    LogFailed(&'a Error),
 }
 
 /// How a run ended.
@@ -66,15 +85,26 @@ pub struct Pretraining {
     held_out: Option<HeldOut>,
     metrics: MetricsWriter,
     window: Window,
+    speed: Speed,
+    saver: Saver,
+    /// When the last save began.
+    save_began: Instant,
+    /// The step of the newest checkpoint, or of the one that is being written.
+    saved: Option<u64>,
+    /// Why the last save failed.
+    save_error: Option<Error>,
+    log_failed: bool,
     checkpoint: Option<PathBuf>,
+    _locks: Vec<RunLock>,
 }
 
 impl Pretraining {
     /// Reads the data, builds the program and starts or resumes the weights.
     ///
     /// # Errors
-    /// When data, weights or a checkpoint do not fit, or a directory cannot be written.
+    /// When data, weights or a checkpoint do not fit, a directory cannot be written, or another run uses it.
     pub fn prepare(mut plan: RunPlan) -> Result<Self> {
+        let locks = take_directories(&plan)?;
         let found = start::checkpoint_to_resume(&plan)?;
         if let Some(seed) = found.as_ref().map(|checkpoint| checkpoint.state().seed)
             && seed != plan.config.seed
@@ -83,7 +113,6 @@ impl Pretraining {
             plan.config.seed = seed;
         }
         let config = &plan.config;
-        std::fs::create_dir_all(&config.model_dir).map_err(|e| Error::io("create", &config.model_dir, e))?;
         let mut loader = Loader::open(&plan.records, &plan.loader())?;
         let mut session = Session::new(&plan.model, plan.step_options(), plan.device, config.seed)?;
         session.reset_memory()?;
@@ -93,11 +122,25 @@ impl Pretraining {
             None => start::fresh_start(&plan, &mut session)?,
         }
         let held_out = HeldOut::open(&plan)?;
-        let log_dir = config.log_dir.as_ref().unwrap_or(&config.model_dir);
-        let metrics = MetricsWriter::open(log_dir, session.step(), config.tensorboard)?;
+        let metrics = MetricsWriter::open(log_dir(&plan), session.step(), config.tensorboard)?;
         write_settings(&plan)?;
         let checkpoint = found.map(|checkpoint| checkpoint.path().to_owned());
-        Ok(Pretraining { plan, session, loader, held_out, metrics, window, checkpoint })
+        Ok(Pretraining {
+            saved: checkpoint.is_some().then_some(session.step()),
+            plan,
+            session,
+            loader,
+            held_out,
+            metrics,
+            window,
+            speed: Speed::default(),
+            saver: Saver::default(),
+            save_began: Instant::now(),
+            save_error: None,
+            log_failed: false,
+            checkpoint,
+            _locks: locks,
+        })
     }
 
     /// The step program on its device.
@@ -109,43 +152,53 @@ impl Pretraining {
         self.checkpoint.as_deref()
     }
 
-    /// Trains until all updates are done or `stop` is set; the step in progress is finished and saved either way.
+    /// Trains until all updates are done or `stop` is set; the step in progress is finished and saved either way. A
+    /// save that fails on the way is told and tried again.
     ///
     /// # Errors
     /// When the loss or the gradient stops being a number (nothing is saved then, older checkpoints stay), the device
-    /// fails, or a file cannot be written.
+    /// fails, or the last checkpoint cannot be written.
     pub fn run(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<Outcome> {
-        let (train_steps, iterations, save_steps) =
-            (self.plan.config.train_steps, self.plan.config.iterations, self.plan.config.save_steps);
-        let tokens = self.plan.tokens_per_step();
+        self.tell_start(observe);
+        self.save_began = Instant::now();
+        let trained = self.train(stop, observe);
+        let saved = self.finish_saving(trained.is_ok(), observe);
+        let logged = self.metrics.flush();
+        self.tell_log(logged, observe);
+        trained.and(saved)?;
+        let finished = self.session.step() >= self.plan.config.train_steps;
+        Ok(if finished { Outcome::Finished } else { Outcome::Interrupted })
+    }
+    fn tell_start(&mut self, observe: &mut dyn FnMut(Event)) {
         let program = self.session.program();
         let (step, parameters) = (self.session.step(), program.parameter_count());
-        let (device_bytes, steps_per_epoch) = (self.session.exec().held_bytes(), self.loader.steps_per_epoch());
-        let checkpoint = self.checkpoint.as_deref();
-        observe(Event::Start { step, train_steps, parameters, device_bytes, steps_per_epoch, checkpoint });
-        let mut saved = Some(step).filter(|_| self.checkpoint.is_some());
-        let mut speed = Speed::default();
-        while self.session.step() < train_steps && !stop.load(Ordering::Relaxed) {
+        observe(Event::Start {
+            step,
+            train_steps: self.plan.config.train_steps,
+            parameters,
+            device_bytes: self.session.exec().held_bytes(),
+            steps_per_epoch: self.loader.steps_per_epoch(),
+            checkpoint: self.checkpoint.as_deref(),
+        });
+    }
+    fn train(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<()> {
+        let tokens = self.plan.tokens_per_step();
+        self.speed = Speed::default();
+        self.evaluate_when_due(stop, observe)?; // a run that was stopped while it did
+        while self.session.step() < self.plan.config.train_steps && !stop.load(Ordering::Relaxed) {
             let result = self.step()?;
-            speed.add(tokens);
-            observe(Event::Step { result: &result, tokens_per_s: speed.rate() });
-            if result.step.is_multiple_of(iterations) || result.step == train_steps {
-                let row = row(&result, &self.window, &speed);
-                observe(Event::Log(&row));
-                self.metrics.write(row)?;
-                (self.window, speed) = (Window::default(), Speed::default());
+            self.speed.add(tokens);
+            observe(Event::Step { result: &result, tokens_per_s: self.speed.rate() });
+            self.log_when_due(&result, observe);
+            self.evaluate_when_due(stop, observe)?;
+            if let Some(saved) = self.saver.poll() {
+                self.tell_saved(saved, observe);
             }
-            if result.step.is_multiple_of(save_steps) {
+            if self.save_is_due() {
                 self.save(observe)?;
-                saved = Some(result.step);
-                speed = Speed::default(); // saving is no training
             }
         }
-        if saved != Some(self.session.step()) {
-            self.save(observe)?;
-        }
-        let finished = self.session.step() >= train_steps;
-        Ok(if finished { Outcome::Finished } else { Outcome::Interrupted })
+        Ok(())
     }
 
     /// One update on the next batch.
@@ -162,7 +215,10 @@ impl Pretraining {
         self.window.add(result.loss);
         Ok(result)
     }
-    fn diverged(&self, result: &StepResult) -> Error {
+    fn diverged(&mut self, result: &StepResult) -> Error {
+        if let Some(Saved { result: Ok(path), .. }) = self.saver.wait() {
+            self.checkpoint = Some(path);
+        }
         let StepResult { step, loss, gradient_norm, .. } = result;
         let kept = match &self.checkpoint {
             Some(path) => format!("the last good checkpoint is {}", path.display()),
@@ -174,64 +230,129 @@ impl Pretraining {
         ))
     }
 
-    /// Measures held-out loss and writes a checkpoint.
-    fn save(&mut self, observe: &mut dyn FnMut(Event)) -> Result<()> {
-        let step = self.session.step();
-        if let Some(held_out) = &mut self.held_out {
-            let loss = held_out.loss(&mut self.session)?;
-            observe(Event::Evaluated { step, loss });
-            self.metrics.write(Row { step, eval_loss: Some(loss), ..Row::default() })?;
+    fn log_when_due(&mut self, result: &StepResult, observe: &mut dyn FnMut(Event)) {
+        let config = &self.plan.config;
+        if result.step.is_multiple_of(config.iterations) || result.step == config.train_steps {
+            let row = row(result, &self.window, &self.speed);
+            observe(Event::Log(&row));
+            let written = self.metrics.write(row);
+            self.tell_log(written, observe);
+            (self.window, self.speed) = (Window::default(), Speed::default());
         }
-        let path = start::save(&self.plan, &mut self.session, self.loader.position(), &self.window)?;
-        self.metrics.plot()?;
-        observe(Event::Saved(&path));
-        self.checkpoint = Some(path);
+    }
+    /// Tells a failure to log once, until logging works again.
+    fn tell_log(&mut self, logged: Result<()>, observe: &mut dyn FnMut(Event)) {
+        match &logged {
+            Err(error) if !self.log_failed => observe(Event::LogFailed(error)),
+            _ => {}
+        }
+        self.log_failed = logged.is_err();
+    }
+
+    /// Measures held-out loss where the step asks for it and it is not yet among the metrics.
+    fn evaluate_when_due(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<()> {
+        let (step, config) = (self.session.step(), &self.plan.config);
+        let every = config.eval_every_steps.unwrap_or(config.save_steps);
+        let due = step > 0 && (step.is_multiple_of(every) || step == config.train_steps);
+        let measured = |rows: &[Row]| rows.iter().rev().any(|row| row.step == step && row.eval_loss.is_some());
+        let Some(held_out) = self.held_out.as_mut().filter(|_| due && !measured(self.metrics.rows())) else {
+            return Ok(());
+        };
+        let Some(loss) = held_out.loss(&mut self.session, stop)? else { return Ok(()) };
+        observe(Event::Evaluated { step, loss });
+        let written = self.metrics.write(Row { step, eval_loss: Some(loss), ..Row::default() });
+        self.tell_log(written, observe);
+        self.speed = Speed::default(); // evaluating is no training
         Ok(())
     }
-}
 
-/// Held-out data and the program without gradients that reads it.
-struct HeldOut {
-    loader: Loader,
-    session: Session,
-    steps: u64,
-}
-
-impl HeldOut {
-    fn open(plan: &RunPlan) -> Result<Option<Self>> {
-        let (Some(set), Some(options)) = (&plan.held_out, plan.eval_options()) else { return Ok(None) };
-        let reading = LoaderOptions { prefetch: 0, shuffle_files: false, ..plan.loader() };
-        let loader = Loader::open(set, &reading)?;
-        let session = Session::new(&plan.model, options, plan.device, plan.config.seed)?;
-        let all = loader.steps_per_epoch();
-        let steps = if plan.config.eval_steps == 0 { all } else { plan.config.eval_steps.min(all) };
-        Ok(Some(HeldOut { loader, session, steps }))
+    fn save_is_due(&self) -> bool {
+        let (config, since) = (&self.plan.config, self.save_began.elapsed());
+        let by_time = config.save_minutes > 0.0 && since.as_secs_f64() >= config.save_minutes * 60.0;
+        let again = self.save_error.is_some() && since >= RETRY;
+        self.session.step().is_multiple_of(config.save_steps) || by_time || again
     }
-    /// Mean loss over predicted tokens of the same first batches every time, memories from zeros.
-    fn loss(&mut self, trained: &mut Session) -> Result<f64> {
-        let pairs: Vec<_> =
-            trained.program().params.iter().copied().zip(self.session.program().params.iter().copied()).collect();
-        for (from, to) in pairs {
-            let values = trained.exec().download_f32(from)?;
-            self.session.exec().upload_f32(to, &values)?;
+    /// Writes a checkpoint, or starts to, and draws the loss curve.
+    fn save(&mut self, observe: &mut dyn FnMut(Event)) -> Result<()> {
+        if let Some(before) = self.saver.wait() {
+            self.tell_saved(before, observe); // never two at a time
         }
-        self.session.reset_memory()?;
-        self.loader.seek(Position::default());
-        let (mut sum, mut targets) = (0.0, 0.0);
-        for _ in 0..self.steps {
-            let batch = self.loader.next_batch();
-            let weight: f64 = batch.target_mask.iter().map(|&w| f64::from(w)).sum();
-            if weight > 0.0 {
-                self.session.upload_batch(&batch)?;
-                sum += weight * self.session.evaluate()?;
-                targets += weight;
+        (self.save_began, self.saved) = (Instant::now(), Some(self.session.step()));
+        let drawn = self.metrics.plot();
+        self.tell_log(drawn, observe);
+        let (plan, session, position) = (&self.plan, &mut self.session, self.loader.position());
+        if plan.config.background_save {
+            let snapshot = start::snapshot(plan, session, position, &self.window)?;
+            let (dir, max_save, logs) = (&plan.config.model_dir, plan.config.max_save, self.metrics.handles());
+            self.saver.start(snapshot, dir, max_save, logs)?;
+        } else {
+            let (step, result) = (session.step(), start::save(plan, session, position, &self.window));
+            self.tell_saved(Saved { step, result }, observe);
+        }
+        self.speed = Speed::default(); // saving is no training
+        Ok(())
+    }
+    fn tell_saved(&mut self, Saved { step, result }: Saved, observe: &mut dyn FnMut(Event)) {
+        match result {
+            Ok(path) => {
+                observe(Event::Saved(&path));
+                (self.checkpoint, self.save_error) = (Some(path), None);
+            }
+            Err(error) => {
+                observe(Event::SaveFailed { step, error: &error, kept: self.checkpoint.as_deref() });
+                (self.saved, self.save_error) = (None, Some(error));
             }
         }
-        if targets == 0.0 {
-            return Err(Error::config("the held-out batches have no predicted token; raise eval_steps"));
-        }
-        Ok(sum / targets)
     }
+    /// Waits for the save in progress and, when training went well, saves the last step.
+    fn finish_saving(&mut self, well: bool, observe: &mut dyn FnMut(Event)) -> Result<()> {
+        if let Some(before) = self.saver.wait() {
+            self.tell_saved(before, observe);
+        }
+        let step = self.session.step();
+        if !well || self.saved == Some(step) {
+            return Ok(());
+        }
+        let mut failure = None;
+        let mut watch = |event: Event| match event {
+            Event::SaveFailed { error, kept, .. } => failure = Some(unsaved_end(step, error, kept)),
+            other => observe(other),
+        };
+        self.save(&mut watch)?;
+        if let Some(last) = self.saver.wait() {
+            self.tell_saved(last, &mut watch);
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+fn unsaved_end(step: u64, error: &Error, kept: Option<&Path>) -> Error {
+    let kept = kept.map_or("there is no checkpoint".into(), |kept| format!("the last good one is {}", kept.display()));
+    Error::config(format!("the run ends at step {step}, which cannot be saved: {error}; {kept}; make room and repeat"))
+}
+
+/// Where metrics go.
+fn log_dir(plan: &RunPlan) -> &Path {
+    plan.config.log_dir.as_ref().unwrap_or(&plan.config.model_dir)
+}
+
+/// Creates the directories that the run writes, keeps other runs out of them, and clears away what a killed one left.
+fn take_directories(plan: &RunPlan) -> Result<Vec<RunLock>> {
+    let (model_dir, log_dir) = (plan.config.model_dir.as_path(), log_dir(plan));
+    let mut locks = vec![];
+    for dir in [model_dir, log_dir] {
+        std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        if locks.is_empty() || !same_directory(model_dir, log_dir) {
+            locks.push(RunLock::acquire(dir)?);
+        }
+        remove_temporaries(dir);
+    }
+    remove_leftovers(model_dir);
+    Ok(locks)
+}
+
+fn same_directory(a: &Path, b: &Path) -> bool {
+    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Saves the decided settings, complete, as a file that starts the same run.

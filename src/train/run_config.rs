@@ -192,12 +192,18 @@ run_config! {
     iterations: u64 = 100,
     /// Updates between two checkpoints; there is always one at the end. The original has no default.
     save_steps: u64 = 10_000,
+    /// Minutes after which a checkpoint is written even between these; 0 for never.
+    save_minutes: f64 = 30.0,
     /// Checkpoints kept; the original keeps all.
     max_save: usize = 5,
-    /// Directories of held-out records; their loss is measured at every checkpoint.
+    /// Writes checkpoints beside the training, from a copy in this machine's memory; false stops training meanwhile.
+    background_save: bool = true,
+    /// Directories of held-out records; their loss is measured during training and at its end.
     eval_record_info_dir: Paths = Paths::default(),
     /// Which split of them: train, dev or test.
     eval_split: String = "dev".into(),
+    /// Updates between two measurements; save_steps when absent.
+    eval_every_steps: Option<u64> = None,
     /// Batches of one measurement; 0 for all of them.
     eval_steps: u64 = 16,
     /// Receives metrics.jsonl, loss.svg and events for TensorBoard; model_dir when absent.
@@ -354,6 +360,7 @@ impl RunConfig {
             ("train_steps", self.train_steps),
             ("iterations", self.iterations),
             ("save_steps", self.save_steps),
+            ("eval_every_steps", self.eval_every_steps.unwrap_or(1)),
             ("max_save", self.max_save as u64),
             ("accumulate", self.accumulate as u64),
         ] {
@@ -372,6 +379,7 @@ impl RunConfig {
             ("adam_epsilon", self.adam_epsilon),
             ("init_std", self.init_std),
             ("init_range", self.init_range),
+            ("save_minutes", self.save_minutes),
         ] {
             if !(value.is_finite() && value >= 0.0) {
                 return refuse(format!("{key} must be a number of at least 0, but is {value}"));

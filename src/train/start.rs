@@ -8,6 +8,7 @@ use super::load::{LoadOptions, load_into};
 use super::metrics::Window;
 use super::run_plan::RunPlan;
 use super::session::Session;
+use super::snapshot::Snapshot;
 use super::state::TrainState;
 use crate::data::loader::{Loader, Position};
 use crate::model::hugging_face::{Architecture, HuggingFaceSettings, read_model};
@@ -112,17 +113,34 @@ pub(super) fn resume(
 /// # Errors
 /// When the device fails or the disk refuses.
 pub(super) fn save(plan: &RunPlan, session: &mut Session, position: Position, window: &Window) -> Result<PathBuf> {
+    let (model, state) = (description(plan, session), state(plan, session, position, window)?);
+    let (program, exec) = session.parts();
+    save_checkpoint(&plan.config.model_dir, program, exec, &model, &state, plan.config.max_save)
+}
+
+/// Copies everything that [`resume`] needs.
+///
+/// # Errors
+/// When the device fails.
+pub(super) fn snapshot(plan: &RunPlan, session: &mut Session, position: Position, window: &Window) -> Result<Snapshot> {
+    let (model, state) = (description(plan, session), state(plan, session, position, window)?);
+    let (program, exec) = session.parts();
+    Snapshot::take(program, exec, model, state)
+}
+
+fn description(plan: &RunPlan, session: &Session) -> ModelDescription {
+    let settings = HuggingFaceSettings::new(Architecture::LanguageModel, &session.options().transformer);
+    ModelDescription { config: plan.model.clone(), settings }
+}
+
+fn state(plan: &RunPlan, session: &Session, position: Position, window: &Window) -> Result<TrainState> {
     let json = |e| Error::config(format!("the state of the run is not JSON: {e}"));
-    let state = TrainState {
+    Ok(TrainState {
         step: session.step(),
         data: serde_json::to_value(position).map_err(json)?,
         seed: session.seed(),
         loss_window: window.losses.clone(),
         vocabulary: plan.records.vocabulary_hash.clone(),
         settings: serde_json::to_value(&plan.config).map_err(json)?,
-    };
-    let settings = HuggingFaceSettings::new(Architecture::LanguageModel, &session.options().transformer);
-    let model = ModelDescription { config: plan.model.clone(), settings };
-    let (program, exec) = session.parts();
-    save_checkpoint(&plan.config.model_dir, program, exec, &model, &state, plan.config.max_save)
+    })
 }

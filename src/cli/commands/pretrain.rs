@@ -77,5 +77,10 @@ fn show(bar: &ProgressBar, event: Event) {
             line(bar, &format!("[{step}] | held out: loss {loss:.2} | pplx {:>7.2}", loss.exp()));
         }
         Event::Saved(path) => line(bar, &format!("saved {}", path.display())),
+        Event::SaveFailed { step, error, kept } => bar.suspend(|| {
+            let kept = kept.map_or("there is no checkpoint yet".into(), |kept| format!("{} stays", kept.display()));
+            tracing::warn!("step {step} is not saved: {error}; training goes on and tries again, {kept}");
+        }),
+        Event::LogFailed(error) => bar.suspend(|| tracing::warn!("{error}; training goes on, metrics come later")),
     }
 }
