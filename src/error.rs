@@ -60,6 +60,9 @@ pub enum ErrorKind {
     /// A configuration that does not hold together.
     #[error("{0}")]
     Config(String),
+    /// Ranks that cannot start, or one that has ended.
+    #[error("{0}")]
+    Ranks(String),
     /// The operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -112,6 +115,10 @@ impl Error {
     /// Settings that contradict each other or are out of range.
     pub fn config(what: impl Into<String>) -> Self {
         ErrorKind::Config(what.into()).into()
+    }
+    /// Ranks that do not start or do not go on.
+    pub fn ranks(what: impl Into<String>) -> Self {
+        ErrorKind::Ranks(what.into()).into()
     }
     /// The operating system refused `action` ("read", "write", ...) on `path`.
     pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {

@@ -9,9 +9,12 @@
 //! |---|---|
 //! | know what is computed | [`op`], one struct a computation, formula first |
 //! | see how XLNet is made of it | [`model::Transformer`], [`model::heads`] |
+//! | run a model as the original's `XLNetModel` | [`api`] |
+//! | fine-tune, evaluate, predict | [`task`] |
 //! | run steps | [`train::session::Session`], [`train::step::StepOptions`] |
 //! | turn text into batches | [`data`] |
 //! | add a backend | [`backend::Executor`] |
+//! | train on several devices | [`distributed`] |
 //!
 //! One training step of a tiny language model:
 //!
@@ -48,18 +51,23 @@
 //! ```
 
 mod atomic;
+mod checksum;
 mod error;
+mod size;
 
 pub use error::{Error, ErrorKind, Result};
 
+pub mod api;
 pub mod backend;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod distributed;
 pub mod kernel;
 pub mod model;
 pub mod op;
 pub mod program;
+pub mod task;
 pub mod tensor;
 pub mod train;

@@ -90,6 +90,14 @@ impl Device {
             )),
         }
     }
+    /// The `n`-th device of this kind, where there is more than one.
+    pub fn nth(self, n: usize) -> Device {
+        match self {
+            Device::Wgpu(_) => Device::Wgpu(n),
+            Device::Cuda(_) => Device::Cuda(n),
+            Device::Auto | Device::Cpu | Device::CpuReference => self,
+        }
+    }
     /// Plans `program` for this device without opening it; for GPUs none has to be there.
     ///
     /// # Errors
@@ -106,6 +114,12 @@ impl Device {
                 Ok(Plan::new(program, &|op: &Op| if reference { 0 } else { cpu::workspace_bytes(op, program) }))
             }
         }
+    }
+    /// Bytes that new programs may take on this device; `None` where nothing says.
+    pub fn free_bytes(self) -> Option<usize> {
+        // Asks for no GPU where one is named.
+        let device = if self == Device::Auto { self.resolve().ok()? } else { self };
+        matches!(device, Device::Cpu | Device::CpuReference).then(cpu::free_bytes).flatten()
     }
     /// Opens the device and gives it `program`.
     ///

@@ -6,10 +6,18 @@ use std::str::FromStr;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+pub use self::task::{
+    EmbedArgs, EvaluateArgs, FeaturesCommand, FeaturesDumpArgs, FillArgs, FinetuneArgs, GenerateArgs,
+    LanguageModelArgs, PredictArgs, ScoreArgs, ServeArgs, VectorFormat,
+};
+use super::checkpoint_args::{CheckpointCommand, ConvertArgs};
 use super::flags::{RunFlags, switch_if_bool};
 use super::size::parse_bytes;
 use crate::backend::Device;
 use crate::data::record_info::Split;
+use crate::train::run_config::RunConfig;
+
+mod task;
 
 /// XLNet pretraining and fine-tuning.
 #[derive(Debug, Parser)]
@@ -37,6 +45,30 @@ pub enum Command {
     Corpus(CorpusCommand),
     /// Pretrain a model on records.
     Pretrain(Box<PretrainArgs>),
+    /// Turn any checkpoint into a Hugging Face model or a TensorFlow checkpoint of the original.
+    Convert(Box<ConvertArgs>),
+    /// Look into checkpoints, clean, average and compare them.
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
+    /// Fine-tune a pretrained model on a task, and evaluate its checkpoints.
+    Finetune(Box<FinetuneArgs>),
+    /// Score a fine-tuned model, or all checkpoints of a run.
+    Evaluate(Box<EvaluateArgs>),
+    /// Write a fine-tuned model's predictions for a file.
+    Predict(Box<PredictArgs>),
+    /// Score a file of answers to questions as the official scripts do.
+    Score(ScoreArgs),
+    /// Answer requests with a fine-tuned model over HTTP.
+    Serve(ServeArgs),
+    /// Write vectors of tokens or of whole lines of text.
+    Embed(EmbedArgs),
+    /// Tell the most likely tokens for <mask> in a text.
+    Fill(FillArgs),
+    /// Continue a text.
+    Generate(GenerateArgs),
+    /// Look at what a task's examples become.
+    #[command(subcommand)]
+    Features(FeaturesCommand),
     /// Show the program that a training step is: its ops, or where its tensors lie.
     #[command(subcommand)]
     Program(ProgramCommand),
@@ -45,14 +77,29 @@ pub enum Command {
     Kernels(KernelsCommand),
     /// Find the largest batch that fits a memory, and where the bytes go; allocates nothing.
     Memory(MemoryArgs),
-    /// Tell what this machine offers and what is missing.
-    Doctor,
+    /// Tell what this machine offers and what is missing: instructions, memory, disk, devices, packages.
+    #[command(after_help = "Example:\n  xlnet doctor --model_dir runs/a")]
+    Doctor(DoctorArgs),
     /// Print completions for a shell.
     #[command(after_help = "Example:\n  xlnet completions bash > /etc/bash_completion.d/xlnet")]
     Completions {
         /// The shell.
         shell: Shell,
     },
+    /// Print the manual page, or write those of all commands.
+    #[command(after_help = "Example:\n  xlnet man --dir ~/.local/share/man/man1 && man xlnet-pretrain")]
+    Man {
+        /// Receives xlnet.1 and a page for each command; is made where it is missing.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Where checkpoints will go: its disk is looked at.
+    #[arg(long = "model_dir", default_value = ".", value_name = "DIR")]
+    pub model_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -160,9 +207,10 @@ pub enum CorpusCommand {
                             give corpus/tfrecords to `xlnet pretrain --record_info_dir`."
     )]
     Build(Box<CorpusBuildArgs>),
-    /// Print one record, token by token, with its predicted tokens marked.
-    #[command(after_help = "Example:\n  xlnet corpus inspect corpus/tfrecords/train-0-0.*.tfrecords --index 3 \
-                            --sp_path spiece.model")]
+    /// Show one record: text, segments, predicted tokens, their order, and who sees whom.
+    #[command(after_help = "Examples:\n  xlnet corpus inspect corpus/tfrecords/train-0-0.*.tfrecords --index 3 \
+                            --sp_path spiece.model\n  xlnet corpus inspect corpus/tfrecords/train-0-0.*.tfrecords \
+                            --sp_path spiece.model --svg mask.svg")]
     Inspect(CorpusInspectArgs),
 }
 
@@ -267,9 +315,21 @@ pub struct CorpusInspectArgs {
     /// Which record, counted from 0.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub index: u64,
-    /// The SentencePiece model, to print pieces too.
+    /// The SentencePiece model, to show text instead of ids.
     #[arg(long = "sp_path", value_name = "FILE")]
     pub sp_path: Option<PathBuf>,
+    /// Also draw the permutation mask, with tokens along both sides.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Seed of the permutation, as of a training run.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// Time that the record is read, from 0; each has a permutation of its own.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub epoch: u64,
+    /// Positions that are permuted together; the first half when absent.
+    #[arg(long = "perm_size", value_name = "N")]
+    pub perm_size: Option<usize>,
 }
 
 #[derive(Debug, Args)]
@@ -287,7 +347,7 @@ pub struct PretrainArgs {
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
-    pub flags: RunFlags,
+    pub flags: RunFlags<RunConfig>,
 }
 
 /// What a program is for.

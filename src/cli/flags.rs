@@ -1,12 +1,13 @@
 //! Spellings of flags: the original's underscores, today's dashes, its `--noflag`; and the keys of a run as flags.
 
 use std::ffi::OsString;
+use std::marker::PhantomData;
 
 use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::train::run_config::{DEAD_KEYS, KEYS, Key, Kind};
+use crate::train::keys::{Key, Keyed, Kind};
 
 /// Rewrites flags of `args` to the spelling `command` knows: `--seq-len` or `--seq_len`, `--nobi_data` as
 /// `--bi_data=false`. What is still unknown is left for clap to refuse.
@@ -65,15 +66,21 @@ pub fn switch_if_bool(arg: Arg) -> Arg {
     if bool_default && matches!(arg.get_action(), ArgAction::Set) { switch(arg) } else { arg }
 }
 
-/// Keys of a [`RunConfig`](crate::train::run_config::RunConfig) that were given as flags.
-#[derive(Clone, Debug, Default)]
-pub struct RunFlags(pub toml::Table);
+/// Keys of the settings `K` that were given as flags.
+#[derive(Clone, Debug)]
+pub struct RunFlags<K>(pub toml::Table, PhantomData<K>);
 
-impl Args for RunFlags {
+impl<K> Default for RunFlags<K> {
+    fn default() -> Self {
+        RunFlags(toml::Table::new(), PhantomData)
+    }
+}
+
+impl<K: Keyed> Args for RunFlags<K> {
     fn augment_args(command: Command) -> Command {
-        let live = KEYS.iter().map(|key| {
+        let live = K::KEYS.iter().map(|key| {
             let plain = key.help.trim().replace('`', "");
-            let help = match key.default_text() {
+            let help = match K::default_text(key) {
                 Some(default) => format!("{plain} [default: {default}]"),
                 None => plain,
             };
@@ -87,7 +94,7 @@ impl Args for RunFlags {
                 Kind::List => arg.value_name("DIR,..."),
             }
         });
-        let dead = DEAD_KEYS.iter().map(|dead| {
+        let dead = K::DEAD_KEYS.iter().map(|dead| {
             let arg = Arg::new(dead.name).long(dead.name).hide(true);
             if dead.kind == Kind::Bool { switch(arg) } else { arg }
         });
@@ -99,7 +106,7 @@ impl Args for RunFlags {
     }
 }
 
-impl FromArgMatches for RunFlags {
+impl<K: Keyed> FromArgMatches for RunFlags<K> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut flags = RunFlags::default();
         flags.update_from_arg_matches(matches)?;
@@ -107,12 +114,12 @@ impl FromArgMatches for RunFlags {
     }
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         let given = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
-        for key in KEYS.iter().filter(|key| given(key.name)) {
+        for key in K::KEYS.iter().filter(|key| given(key.name)) {
             if let Some(value) = value(key, matches)? {
                 self.0.insert(key.name.to_owned(), value);
             }
         }
-        for dead in DEAD_KEYS.iter().filter(|dead| given(dead.name)) {
+        for dead in K::DEAD_KEYS.iter().filter(|dead| given(dead.name)) {
             self.0.insert(dead.name.to_owned(), "given".into());
         }
         Ok(())

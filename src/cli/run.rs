@@ -1,13 +1,16 @@
 //! From arguments to exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
-use super::args::{Cli, Command, CorpusCommand, KernelsCommand, ProgramCommand, VocabCommand};
+use super::args::{Cli, Command, CorpusCommand, FeaturesCommand, KernelsCommand, ProgramCommand, VocabCommand};
+use super::checkpoint_args::CheckpointCommand;
 use super::{commands, flags};
+use crate::distributed::launch::Launch;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -56,12 +59,15 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
 
 fn start_logging(level: Option<&str>) -> anyhow::Result<()> {
     let named = level.map(str::to_owned).or_else(|| std::env::var("XLNET_LOG").ok());
-    let text = named.unwrap_or_else(|| "warn".into());
+    // What all ranks would say, the first one says.
+    let other_rank = Launch::from_env().is_ok_and(|launch| launch.rank() > 0);
+    let text = named.unwrap_or_else(|| if other_rank { "error" } else { "warn" }.into());
     let filter =
         EnvFilter::try_new(&text).map_err(|e| anyhow::anyhow!("{text:?} is no level or filter of log: {e}"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .init();
@@ -72,10 +78,24 @@ fn run(command: Command) -> anyhow::Result<Done> {
     match command {
         Command::Demo(args) => return commands::demo::run(&args),
         Command::Pretrain(args) => return commands::pretrain::run(*args),
+        Command::Finetune(args) => return commands::finetune::run(*args),
+        Command::Evaluate(args) => commands::evaluate::run(*args),
+        Command::Predict(args) => commands::predict::run(*args),
         Command::Vocab(VocabCommand::Train(args)) => commands::vocab::train(&args),
         Command::Vocab(VocabCommand::Encode(args)) => commands::vocab::encode(&args),
         Command::Corpus(CorpusCommand::Build(args)) => commands::corpus::build(&args),
         Command::Corpus(CorpusCommand::Inspect(args)) => commands::corpus::inspect(&args),
+        Command::Convert(args) => commands::convert::run(&args),
+        Command::Checkpoint(CheckpointCommand::Inspect(args)) => commands::checkpoint::inspect(&args),
+        Command::Checkpoint(CheckpointCommand::Clean(args)) => commands::checkpoint::clean(&args),
+        Command::Checkpoint(CheckpointCommand::Average(args)) => commands::checkpoint::average(&args),
+        Command::Checkpoint(CheckpointCommand::Diff(args)) => commands::checkpoint::diff(&args),
+        Command::Score(args) => commands::score::run(&args),
+        Command::Serve(args) => commands::serve::run(&args),
+        Command::Embed(args) => commands::embed::run(&args),
+        Command::Fill(args) => commands::generate::fill(&args),
+        Command::Generate(args) => commands::generate::generate(&args),
+        Command::Features(FeaturesCommand::Dump(args)) => commands::features::dump(*args),
         Command::Program(ProgramCommand::Dump(args)) => commands::program::dump(&args),
         Command::Program(ProgramCommand::Plan(args)) => commands::program::plan(&args),
         Command::Kernels(KernelsCommand::List) => commands::kernels::list(),
@@ -83,8 +103,9 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Kernels(KernelsCommand::Check(args)) => commands::kernels::check(&args),
         Command::Kernels(KernelsCommand::Support) => commands::kernels::support(),
         Command::Memory(args) => commands::memory::run(&args),
-        Command::Doctor => commands::doctor::run(),
+        Command::Doctor(args) => commands::doctor::run(&args),
         Command::Completions { shell } => commands::completions(shell),
+        Command::Man { dir } => commands::man(dir.as_deref()),
     }?;
     Ok(Done::Completely)
 }

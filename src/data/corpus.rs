@@ -3,26 +3,49 @@
 //! Half of every sequence continues the stream of its row, so that memory carries over; the other half is a pair of
 //! segments. The distribution is the original program's; the random numbers are our own, drawn from a stream for each
 //! record, so the same seed gives the same bytes on any number of threads.
+//!
+//! Memory does not grow with the corpus: text becomes a file of tokens in a work directory beside the records to be, and
+//! records are read from there. The directory also keeps what was done, so that a build that was killed goes on.
 
 use std::path::{Path, PathBuf};
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::encode::Encode;
-use super::ngram_mask::{NgramMask, NgramUnit};
-use super::record::Record;
-use super::record_info::{Provenance, RecordInfo, RecordSettings, Split};
-use super::segment::{Row, rows};
-use super::special::{CLS, SEP, SMALLEST_VOCABULARY, UNK};
+use super::ngram_mask::NgramUnit;
+use super::record_info::{PROGRAM, Provenance, RecordInfo, RecordSettings, Split};
+use super::special::SMALLEST_VOCABULARY;
 use super::text::TextOptions;
-use super::tfrecord::append_record;
-use super::token_stream::{Reading, TokenStream};
+use super::token_file::{TokenFile, TokenWriter};
+use super::token_stream::{FileSummary, ReadState, Reading, check_text_file};
 use crate::atomic::AtomicFile;
 use crate::{Error, Result};
+
+mod records;
+mod work;
+
+use work::Work;
+
+/// How much is held at once; independent of the corpus, not of the threads.
+struct Pace {
+    /// Bytes of text read and encoded at a time.
+    text: usize,
+    /// Tokens of records made at a time.
+    tokens: usize,
+    /// Bytes of records after which they are brought to the disk and noted.
+    keep: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        let threads = rayon::current_num_threads();
+        Self { text: (threads << 20).max(1 << 23), tokens: threads << 18, keep: 1 << 24 }
+    }
+}
 
 /// How a corpus is made; names and defaults are those of the original's flags.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,10 +134,10 @@ impl Default for CorpusOptions {
 pub enum CorpusProgress {
     /// Reading text.
     Reading {
-        /// Files read to their end.
-        files: usize,
-        /// Files in all.
-        total: usize,
+        /// Bytes of text read.
+        bytes: u64,
+        /// Bytes in all, as far as files tell.
+        total: u64,
         /// Tokens so far.
         tokens: u64,
     },
@@ -122,7 +145,7 @@ pub enum CorpusProgress {
     Writing {
         /// Steps written.
         steps: u64,
-        /// Steps in all; the last ones may fall away.
+        /// Steps in all; the last one may fall away.
         total: u64,
     },
 }
@@ -146,6 +169,8 @@ pub struct CorpusReport {
     pub unknown_tokens: u64,
     /// Steps written, each of `bsz_per_host` records.
     pub steps: u64,
+    /// Bytes of text and steps of an earlier build, stopped before its end, that this one went on from.
+    pub resumed: (u64, u64),
 }
 
 impl CorpusOptions {
@@ -214,6 +239,29 @@ impl CorpusOptions {
         files.into_iter().skip(self.task).step_by(self.num_task.max(1)).collect()
     }
 
+    /// What is told of records made with these options from `files`; the number of tokens is not known yet.
+    fn provenance(&self, encode: &dyn Encode, files: &[PathBuf]) -> Provenance {
+        let base = |path: &PathBuf| path.file_name().map(|n| n.to_string_lossy().into_owned());
+        Provenance {
+            program: PROGRAM.into(),
+            settings: self.record_settings(),
+            num_core_per_host: self.num_core_per_host,
+            split: self.split,
+            task: self.task,
+            num_task: self.num_task,
+            pass_id: self.pass_id,
+            seed: self.seed,
+            ngram_unit: self.ngram_unit,
+            keep_accents: self.keep_accents,
+            use_eod: self.use_eod,
+            from_raw_text: self.from_raw_text,
+            vocab_size: encode.vocab_size(),
+            vocabulary_hash: encode.vocabulary_hash(),
+            tokens: 0,
+            inputs: files.iter().filter_map(base).collect(),
+        }
+    }
+
     /// A random stream of this task and pass. `stream` is a record's number; the order of files has the last one.
     fn rng(&self, stream: u64) -> ChaCha8Rng {
         let mut key = [0u8; 32];
@@ -227,15 +275,27 @@ impl CorpusOptions {
 
 /// Makes the record file and the index file of one task and pass, and with task 0 the file `corpus_info.json`.
 ///
-/// The record file appears when it is complete and replaces one of the same name. The corpus is held in memory, at four
-/// to eight bytes a token.
+/// The record file appears when it is complete and replaces one of the same name. Until then what was done lies in a
+/// hidden directory beside it, 4 bytes a token and the records so far; after a kill or a full disk the same call goes on
+/// from there, as long as the options, the vocabulary, and the files read are the same ones.
 ///
 /// # Errors
-/// When options do not fit together, a file cannot be read or encoded, or the corpus is too short for a single step.
+/// When options do not fit together, a file cannot be read or encoded, the corpus is too short for a single step, or
+/// another process builds the same records.
 pub fn build_corpus(
     options: &CorpusOptions,
     encode: &dyn Encode,
     progress: &mut dyn FnMut(CorpusProgress),
+) -> Result<CorpusReport> {
+    build(options, encode, progress, &Pace::default())
+}
+
+/// [`build_corpus`] at another pace.
+fn build(
+    options: &CorpusOptions,
+    encode: &dyn Encode,
+    progress: &mut dyn FnMut(CorpusProgress),
+    pace: &Pace,
 ) -> Result<CorpusReport> {
     options.validate()?;
     let start_pieces = encode.start_pieces();
@@ -245,25 +305,13 @@ pub fn build_corpus(
             "the vocabulary must hold the {SMALLEST_VOCABULARY} control symbols and know each piece, got {pieces} pieces, {known} known"
         )));
     }
-    let files = options.task_files();
-    let CorpusOptions { uncased, keep_accents, from_raw_text, use_eod, lossy, .. } = *options;
-    let cleaning = TextOptions { lower: uncased, keep_accents, ..TextOptions::default() };
-    let reading = Reading { encode, cleaning, from_raw_text, use_eod, lossy };
-    let total = files.len();
-    let mut texts = reading.read(&files, |files, tokens| progress(CorpusProgress::Reading { files, total, tokens }))?;
-
-    let lines = texts.iter().map(|t| t.lines).sum();
-    let empty = |i: &usize| texts[*i].stream.ids.is_empty();
-    let empty_files = (0..files.len()).filter(empty).map(|i| files[i].clone()).collect();
-    let mut order: Vec<usize> = (0..files.len()).filter(|i| !empty(i)).collect();
+    let sorted = options.task_files();
+    let mut order: Vec<usize> = (0..sorted.len()).collect();
     order.shuffle(&mut options.rng(u64::MAX));
-    let corpus = TokenStream::concatenate(order.iter().map(|&i| std::mem::take(&mut texts[i].stream)));
-    drop(texts);
-    let tokens = corpus.ids.len() as u64;
-    let unknown_tokens = corpus.ids.iter().filter(|&&id| id == UNK).count() as u64;
-    let needed = too_short(options, 0).0;
-    if tokens < needed {
-        return Err(too_short(options, tokens).1);
+    let files: Vec<PathBuf> = order.iter().map(|&i| sorted[i].clone()).collect();
+    let mut text_bytes = 0u64;
+    for path in &files {
+        text_bytes += check_text_file(path)?.len();
     }
 
     let directory = options.save_dir.join("tfrecords");
@@ -272,31 +320,46 @@ pub fn build_corpus(
     let prefix = format!("{}-{}-{}", options.split, options.task, options.pass_id);
     let records = directory.join(settings.file_name(&prefix, "tfrecords"));
     let record_info = directory.join(settings.file_name(&format!("record_info-{prefix}"), "json"));
+    let mut provenance = options.provenance(encode, &sorted);
+    let build = fingerprint(options, &provenance, &files)?;
+    let mut work = Work::open(&records, &build)?;
+    work.forget_changed(&files, &build)?;
+    let resumed = (work.read.bytes(), work.written.steps);
 
-    let mut file = AtomicFile::create(&records)?;
-    let steps = write_steps(options, &corpus, &start_pieces, &mut file, progress)?;
-    if steps == 0 {
-        return Err(too_short(options, tokens).1);
-    }
-    let absolute = std::path::absolute(&records).map_err(|e| Error::io("name", &records, e))?;
-    let base = |path: &PathBuf| path.file_name().map(|n| n.to_string_lossy().into_owned());
-    let provenance = Provenance {
-        settings,
-        num_core_per_host: options.num_core_per_host,
-        split: options.split,
-        task: options.task,
-        num_task: options.num_task,
-        pass_id: options.pass_id,
-        seed: options.seed,
-        ngram_unit: options.ngram_unit,
-        keep_accents,
-        use_eod,
-        from_raw_text,
-        vocab_size: encode.vocab_size(),
-        vocabulary_hash: encode.vocabulary_hash(),
-        tokens,
-        inputs: files.iter().filter_map(base).collect(),
+    // A failure keeps what was done, where that is worth something.
+    let made = read_text(options, encode, &files, &mut work, pace, &mut |read| {
+        let (bytes, tokens) = (read.bytes(), read.extent.tokens);
+        progress(CorpusProgress::Reading { bytes, total: text_bytes.max(bytes), tokens });
+    })
+    .and_then(|(corpus, read)| {
+        if records::steps(options, corpus.tokens) == 0 {
+            work.read = ReadState::default(); // of no use to anyone
+            return Err(too_short(options, corpus.tokens));
+        }
+        let steps = records::write_records(options, &corpus, &start_pieces, &mut work, pace, progress)?;
+        if steps == 0 {
+            work.read = ReadState::default();
+            return Err(too_short(options, corpus.tokens));
+        }
+        Ok((steps, read))
+    });
+    let (steps, read) = match made {
+        Ok(made) => made,
+        Err(e) if work.is_worth_keeping() => return Err(e),
+        Err(e) => {
+            let _ = work.remove(); // the error is what matters
+            return Err(e);
+        }
     };
+
+    let sum = |of: fn(&FileSummary) -> u64| read.finished.iter().map(of).sum::<u64>();
+    let (lines, tokens, unknown_tokens) = (sum(|f| f.lines), sum(|f| f.tokens), sum(|f| f.unknown));
+    let mut empty: Vec<usize> = (0..files.len()).filter(|&i| read.finished[i].tokens == 0).map(|i| order[i]).collect();
+    empty.sort_unstable();
+    let empty_files = empty.into_iter().map(|i| sorted[i].clone()).collect();
+
+    let absolute = std::path::absolute(&records).map_err(|e| Error::io("name", &records, e))?;
+    provenance.tokens = tokens;
     let info = RecordInfo {
         filenames: vec![absolute.to_string_lossy().into_owned()],
         num_batch: steps,
@@ -307,23 +370,64 @@ pub fn build_corpus(
         0 => Some(json_file(&options.save_dir.join("corpus_info.json"), &corpus_info(options, encode.vocab_size()))?),
         _ => None,
     };
-    // Every file is complete by now; only renames follow.
-    file.commit()?;
+    // Every file is complete by now; only renames follow. Without its index a record file does not count, so that an
+    // index never stands beside records of another build.
+    remove_if_there(&record_info)?;
+    std::fs::rename(work.records(), &records).map_err(|e| Error::io("write", &records, e))?;
     index.commit()?;
     corpus_info.map_or(Ok(()), AtomicFile::commit)?;
-    Ok(CorpusReport { records, record_info, files, empty_files, lines, tokens, unknown_tokens, steps })
+    work.remove()?;
+    Ok(CorpusReport { records, record_info, files: sorted, empty_files, lines, tokens, unknown_tokens, steps, resumed })
 }
 
-/// Tokens that one step needs at least, and the error to give when it cannot be made.
-fn too_short(options: &CorpusOptions, tokens: u64) -> (u64, Error) {
+fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("replace", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// All that the records depend on, but the content of text files.
+fn fingerprint(options: &CorpusOptions, provenance: &Provenance, files: &[PathBuf]) -> Result<String> {
+    let files: Vec<_> = files.iter().map(|path| path.to_string_lossy()).collect();
+    let all = serde_json::to_vec(&(provenance, options.lossy, files))
+        .map_err(|e| Error::config(format!("these options cannot be written as JSON: {e}")))?;
+    Ok(Sha256::digest(all).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Turns text into tokens, from where `work` stands on.
+fn read_text(
+    options: &CorpusOptions,
+    encode: &dyn Encode,
+    files: &[PathBuf],
+    work: &mut Work,
+    pace: &Pace,
+    progress: &mut dyn FnMut(&ReadState),
+) -> Result<(TokenFile, ReadState)> {
+    let CorpusOptions { uncased, keep_accents, from_raw_text, use_eod, lossy, .. } = *options;
+    let cleaning = TextOptions { lower: uncased, keep_accents, ..TextOptions::default() };
+    let reading = Reading { encode, cleaning, from_raw_text, use_eod, lossy, group: pace.text };
+    let mut state = work.read.clone();
+    let mut writer = TokenWriter::open(&work.tokens(), state.extent.clone())?;
+    progress(&state);
+    reading.read(files, &mut state, &mut writer, |state, writer| {
+        writer.sync()?;
+        work.keep_read(state)?;
+        progress(state);
+        Ok(())
+    })?;
+    Ok((writer.finish()?, state))
+}
+
+/// The error to give where not even one step can be made.
+fn too_short(options: &CorpusOptions, tokens: u64) -> Error {
     let streams = (options.bsz_per_host / if options.bi_data { 2 } else { 1 }) as u64;
     let needed = streams.saturating_mul(options.seq_len as u64);
-    let error = Error::config(format!(
+    Error::config(format!(
         "the corpus of task {} has {tokens} tokens; a step of {streams} streams by seq_len {} needs {needed} and the \
-         sentences that begin there to end; add text or lower bsz_per_host, seq_len or num_task",
+         sentences that begin there to end; add text or lower bsz_per_host, seq_len or num_predict",
         options.task, options.seq_len
-    ));
-    (needed, error)
+    ))
 }
 
 fn json_file(path: &Path, content: &impl Serialize) -> Result<AtomicFile> {
@@ -352,87 +456,6 @@ fn corpus_info(options: &CorpusOptions, vocab_size: usize) -> serde_json::Value 
         "sp_path": options.sp_path,
         "input_glob": options.input_glob,
     })
-}
-
-/// Writes records in the order of steps, then rows, until a row has no further segments; returns the steps written.
-fn write_steps(
-    options: &CorpusOptions,
-    corpus: &TokenStream,
-    start_pieces: &[bool],
-    file: &mut AtomicFile,
-    progress: &mut dyn FnMut(CorpusProgress),
-) -> Result<u64> {
-    const CHUNK: usize = 4096; // records made in parallel before they are written
-    let CorpusOptions { bsz_per_host: bsz, num_core_per_host: cores, seq_len, reuse_len, bi_data, .. } = *options;
-    let reversed: Vec<i32> = if bi_data { corpus.ids.iter().rev().copied().collect() } else { Vec::new() };
-    let rows = rows(corpus, &reversed, bsz, cores, bi_data);
-    let row_len = rows[0].ids.len();
-    let total = row_len.checked_sub(seq_len).map_or(0, |rest| rest / reuse_len + 1);
-    let mask = NgramMask { start_pieces, unit: options.ngram_unit, alpha: options.mask_alpha, beta: options.mask_beta };
-    let mut written = 0;
-    while written < total {
-        let chunk = (CHUNK / bsz).max(1).min(total - written);
-        let records: Vec<Option<Vec<u8>>> = (written * bsz..(written + chunk) * bsz)
-            .into_par_iter()
-            .map(|index| {
-                let mut rng = options.rng(index as u64);
-                let record = make_record(&rows[index % bsz], index / bsz * reuse_len, options, &mask, &mut rng)?;
-                let mut framed = Vec::new();
-                append_record(&mut framed, &record.to_example().encode());
-                Some(framed)
-            })
-            .collect();
-        for step in records.chunks(bsz) {
-            if step.iter().any(Option::is_none) {
-                return Ok(written as u64);
-            }
-            for record in step.iter().flatten() {
-                file.append(record)?;
-            }
-            written += 1;
-        }
-        progress(CorpusProgress::Writing { steps: written as u64, total: total as u64 });
-    }
-    Ok(written as u64)
-}
-
-/// The record of `row` whose first half begins at `begin`, or `None` where the row ends too early.
-pub(crate) fn make_record(
-    row: &Row,
-    begin: usize,
-    options: &CorpusOptions,
-    mask: &NgramMask,
-    rng: &mut ChaCha8Rng,
-) -> Option<Record> {
-    let CorpusOptions { seq_len, reuse_len, num_predict, .. } = *options;
-    let middle = begin + reuse_len;
-    let pair = row.segment_pair(middle, seq_len - reuse_len - 3, rng)?;
-    let (a, b) = (pair.a, pair.b);
-
-    let mut input = Vec::with_capacity(seq_len);
-    input.extend_from_slice(&row.ids[begin..middle]);
-    input.extend_from_slice(&row.ids[a.clone()]);
-    input.push(SEP);
-    input.extend_from_slice(&row.ids[b.clone()]);
-    input.extend_from_slice(&[SEP, CLS]);
-
-    // Next tokens; B's block is one longer and so fills the place of A's separator.
-    let mut target = Vec::with_capacity(seq_len);
-    target.extend_from_slice(&row.ids[begin + 1..middle + 1]);
-    target.extend_from_slice(&row.ids[a.start + 1..a.end + 1]);
-    target.extend_from_slice(&row.ids[b.start..b.end + 1]);
-    target.extend_from_slice(&[CLS, CLS]);
-
-    let mut segment_ids = vec![0; reuse_len + a.len() + 1];
-    segment_ids.resize(seq_len - 1, 1);
-    segment_ids.push(2);
-
-    let mut is_masked = vec![false; seq_len];
-    let goal = num_predict.map(|n| (n - n / 2, n / 2));
-    let (first, second) = is_masked.split_at_mut(reuse_len);
-    mask.sample(&input[..reuse_len], first, goal.map(|g| g.0), row.backward, rng);
-    mask.sample(&input[reuse_len..], second, goal.map(|g| g.1), row.backward, rng);
-    Some(Record { input, target, segment_ids, is_masked, is_next: pair.is_next })
 }
 
 #[cfg(test)]

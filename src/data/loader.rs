@@ -18,7 +18,7 @@ use super::batch::{Batch, classes};
 use super::permutation::{BlockOrder, TokenClass, check_perm_size, sample_permutation};
 use super::record::Record;
 use super::record_info::{RecordFiles, RecordSet, RecordSettings};
-use super::segment::is_backward;
+use super::row_layout::{is_at_end, is_backward, shown_by_text};
 use super::tfrecord::RecordReader;
 use crate::{Error, Result};
 
@@ -64,12 +64,12 @@ pub struct Position {
     pub step: u64,
 }
 
-/// The records of one index file.
+/// The records of one index file that this loader reads.
 struct Shard {
     num_core: usize,
-    input: Vec<i32>,   // [records, L]
-    segments: Vec<u8>, // [records, L]
-    masked: Vec<bool>, // [records, L]
+    input: Vec<i32>,   // [steps, rows, L]
+    segments: Vec<u8>, // [steps, rows, L]
+    masked: Vec<bool>, // [steps, rows, L]
 }
 
 /// All records, and what it takes to make batches of them.
@@ -78,6 +78,10 @@ struct Dataset {
     reuse_len: usize,
     perm_size: usize,
     options: LoaderOptions,
+    /// Rows of the whole batch that are read, in the order in which batches have them.
+    rows: Vec<usize>,
+    /// Where each of them is in its step of a shard: there they lie in the order of files.
+    places: Vec<usize>,
     shards: Vec<Shard>,
     /// Steps before each shard, and the total at the end.
     first_step: Vec<u64>,
@@ -96,6 +100,25 @@ impl Loader {
     /// # Errors
     /// When a record file is damaged or does not hold what its index file says, or when `perm_size` does not fit.
     pub fn open(set: &RecordSet, options: &LoaderOptions) -> Result<Self> {
+        Self::open_rows(set, options, &(0..set.settings.bsz).collect::<Vec<_>>())
+    }
+
+    /// Like [`Loader::open`], but keeps and gives only `rows` of every batch, in this order; each has the text,
+    /// direction and permutation that it has in the whole batch.
+    ///
+    /// # Errors
+    /// Those of [`Loader::open`], for what is kept; and when there is no such row, or a row twice.
+    pub fn open_rows(set: &RecordSet, options: &LoaderOptions, rows: &[usize]) -> Result<Self> {
+        let mut sorted = rows.to_vec();
+        sorted.sort_unstable();
+        if sorted.is_empty()
+            || sorted.windows(2).any(|two| two[0] == two[1])
+            || sorted[sorted.len() - 1] >= set.settings.bsz
+        {
+            let bsz = set.settings.bsz;
+            return Err(Error::config(format!("a share must be different rows of a batch of {bsz}, but is {rows:?}")));
+        }
+        let places = rows.iter().map(|row| sorted.partition_point(|other| other < row)).collect();
         let settings = set.settings.clone();
         let reuse_len = settings.reuse_len.unwrap_or(settings.seq_len / 2);
         if reuse_len == 0 || reuse_len >= settings.seq_len || i32::try_from(settings.seq_len).is_err() {
@@ -121,7 +144,7 @@ impl Loader {
         }
         // In parallel, but the first error in order is the one reported.
         let shards: Vec<Result<Shard>> =
-            files.par_iter().map(|f| read_shard(f, &settings, options.vocab_size)).collect();
+            files.par_iter().map(|f| read_shard(f, &settings, &sorted, reuse_len, options.vocab_size)).collect();
         let shards = shards.into_iter().collect::<Result<Vec<_>>>()?;
         let mut first_step = vec![0u64];
         for file in &files {
@@ -129,7 +152,8 @@ impl Loader {
             first_step.push(total);
         }
         let options = options.clone();
-        let data = Dataset { settings, reuse_len, perm_size, options, shards, first_step };
+        let rows = rows.to_vec();
+        let data = Dataset { settings, reuse_len, perm_size, options, rows, places, shards, first_step };
         let mut loader = Self { data: Arc::new(data), position: Position::default(), prefetch: None };
         loader.seek(Position::default());
         Ok(loader)
@@ -208,7 +232,7 @@ impl Drop for Prefetch {
 }
 
 /// The random stream of one record in one epoch.
-fn rng(seed: u64, epoch: u64, record: u64) -> ChaCha8Rng {
+pub(crate) fn rng(seed: u64, epoch: u64, record: u64) -> ChaCha8Rng {
     let mut key = [0u8; 32];
     let parts = [seed, epoch, u64::from_le_bytes(*b"permute\0")];
     key.chunks_exact_mut(8).zip(parts).for_each(|(k, part)| k.copy_from_slice(&part.to_le_bytes()));
@@ -234,10 +258,10 @@ impl Dataset {
         let RecordSettings { bsz, seq_len, bi_data, num_predict, .. } = self.settings;
         let shard_index = self.first_step.partition_point(|&first| first <= at.step) - 1;
         let shard = &self.shards[shard_index];
-        let first = (at.step - self.first_step[shard_index]) as usize * bsz;
-        let mut batch = Batch::with_capacity(bsz, seq_len, num_predict.unwrap_or(seq_len));
-        for row in 0..bsz {
-            let tokens = (first + row) * seq_len..(first + row + 1) * seq_len;
+        let first = (at.step - self.first_step[shard_index]) as usize * self.rows.len();
+        let mut batch = Batch::with_capacity(self.rows.len(), seq_len, num_predict.unwrap_or(seq_len));
+        for (&row, &place) in self.rows.iter().zip(&self.places) {
+            let tokens = (first + place) * seq_len..(first + place + 1) * seq_len;
             let mut rng = rng(self.options.seed, at.epoch, at.step * bsz as u64 + row as u64);
             let rank = |classes: &[TokenClass], query: &mut [i32], key: &mut [i32]| {
                 let order = self.options.block_order;
@@ -251,10 +275,17 @@ impl Dataset {
     }
 }
 
-/// Reads the record files of one index file and checks each record.
-fn read_shard(files: &RecordFiles, settings: &RecordSettings, vocab_size: Option<usize>) -> Result<Shard> {
+/// Reads the record files of one index file, and checks and keeps the records of `rows`, which ascend.
+fn read_shard(
+    files: &RecordFiles,
+    settings: &RecordSettings,
+    rows: &[usize],
+    reuse_len: usize,
+    vocab_size: Option<usize>,
+) -> Result<Shard> {
     let expected = files.num_batch.saturating_mul(settings.bsz as u64);
     let (mut input, mut segments, mut masked) = (Vec::new(), Vec::new(), Vec::new());
+    let mut both_ends = Vec::new(); // tokens of all rows in the steps that show the layout of rows
     let mut records = 0;
     for path in &files.paths {
         let mut reader = RecordReader::open(path)?;
@@ -266,18 +297,31 @@ fn read_shard(files: &RecordFiles, settings: &RecordSettings, vocab_size: Option
                 break;
             }
             let decode = |(i, payload): (usize, &Vec<u8>)| {
+                let at = records + i as u64;
+                let (step, row) = (at / settings.bsz as u64, (at % settings.bsz as u64) as usize);
+                let (ours, at_end) = (rows.binary_search(&row).is_ok(), is_at_end(step, files.num_batch));
+                if !(ours || at_end) {
+                    return Ok(None);
+                }
                 let number = first + i as u64;
                 let record = Record::decode(payload, settings.seq_len, path, number)?;
-                check_record(&record, settings, vocab_size, path, number).map(|()| record)
+                check_record(&record, settings, vocab_size, path, number)?;
+                Ok(Some((record, ours, at_end)))
             };
-            let decoded: Vec<Result<Record>> = payloads.par_iter().enumerate().map(decode).collect();
+            let decoded: Vec<Result<Option<(Record, bool, bool)>>> =
+                payloads.par_iter().enumerate().map(decode).collect();
             for record in decoded {
-                let record = record?;
-                input.extend_from_slice(&record.input);
-                segments.extend_from_slice(&record.segment_ids);
-                masked.extend_from_slice(&record.is_masked);
-                records += 1;
+                let Some((record, ours, at_end)) = record? else { continue };
+                if at_end {
+                    both_ends.extend_from_slice(&record.input);
+                }
+                if ours {
+                    input.extend_from_slice(&record.input);
+                    segments.extend_from_slice(&record.segment_ids);
+                    masked.extend_from_slice(&record.is_masked);
+                }
             }
+            records += payloads.len() as u64;
         }
     }
     if records < expected {
@@ -287,7 +331,31 @@ fn read_shard(files: &RecordFiles, settings: &RecordSettings, vocab_size: Option
         );
         return Err(Error::data(&files.index, what));
     }
-    Ok(Shard { num_core: files.num_core_per_host, input, segments, masked })
+    let num_core = row_layout(files, settings, reuse_len, &both_ends)?;
+    Ok(Shard { num_core, input, segments, masked })
+}
+
+/// Cores for which the rows are laid out, from what was told and what the text shows.
+fn row_layout(files: &RecordFiles, settings: &RecordSettings, reuse_len: usize, input: &[i32]) -> Result<usize> {
+    let told = files.num_core_per_host;
+    if !settings.bi_data {
+        return Ok(told.unwrap_or(1));
+    }
+    let what = match (told, shown_by_text(input, settings.bsz, settings.seq_len, reuse_len, told)) {
+        (Some(told), Some(shown)) if told != shown => format!(
+            "its text shows rows laid out for num_core_per_host = {shown}, not {told}, which would train half of some \
+             rows in the wrong direction; set num_core_per_host = {shown}, or build the corpus again"
+        ),
+        (_, Some(shown)) => return Ok(shown),
+        (Some(told), None) => return Ok(told),
+        (None, None) => {
+            "neither it nor ../corpus_info.json tells for how many cores its rows in both directions are laid \
+                         out, and its text is too short to show it; set num_core_per_host as it was for data_utils, or \
+                         1 if that ran without use_tpu"
+                .to_string()
+        }
+    };
+    Err(Error::data(&files.index, what))
 }
 
 /// Up to `most` payloads, and not more than are worth decoding at once; none at the end of the file.

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::example::{Example, Feature};
-use super::special::is_functional;
 use super::tfrecord::RecordReader;
 use crate::{Error, Result};
 
@@ -83,23 +82,6 @@ impl Record {
             is_next: flag("label", ints("label", 1)?[0])?,
         })
     }
-
-    /// The record as lines of text, one token a line: position, segment, `*` where it is predicted, and its piece.
-    pub fn inspect<'a>(&self, piece: impl Fn(i32) -> &'a str) -> String {
-        use std::fmt::Write;
-        let mut text = String::new();
-        for (i, &id) in self.input.iter().enumerate() {
-            let mark = match (self.is_masked[i], is_functional(id)) {
-                (true, false) => '*',
-                (true, true) => '-', // chosen, but never predicted
-                (false, _) => ' ',
-            };
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{i:5} {} {mark} {id:6} {}", self.segment_ids[i], piece(id));
-        }
-        let _ = writeln!(text, "B {} A", if self.is_next { "follows" } else { "does not follow" });
-        text
-    }
 }
 
 #[cfg(test)]
@@ -172,14 +154,5 @@ mod tests {
         assert!(Record::read(&path, 2).unwrap_err().to_string().contains("an example without features"));
         assert!(Record::read(&path, 3).unwrap_err().to_string().contains("no record 3, only 3"));
         assert!(Record::read(&path, u64::MAX).is_err());
-    }
-
-    #[test]
-    fn inspect_shows_marks() {
-        let text = record().inspect(|id| if id == 4 { "<sep>" } else { "w" });
-        assert_eq!(text.lines().count(), 5);
-        assert_eq!(text.lines().nth(1).unwrap(), "    1 1 *     11 w");
-        assert_eq!(text.lines().nth(2).unwrap(), "    2 1 -      4 <sep>");
-        assert!(text.ends_with("B follows A\n"));
     }
 }

@@ -1,12 +1,12 @@
 //! Index files of a corpus: how record files are named, described and found again.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::ngram_mask::NgramUnit;
+use crate::atomic::directory_of;
 use crate::{Error, Result};
 
 /// Which part of the data a corpus is.
@@ -127,10 +127,16 @@ impl RecordSettings {
     }
 }
 
-/// How a corpus was made; our addition to its index file, under the key `xlnet`.
+/// This program, as index files name it.
+pub const PROGRAM: &str = concat!("xlnet ", env!("CARGO_PKG_VERSION"));
+
+/// How a corpus was made; our addition to its index file, under the key `xlnet`, which the original does not look at.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)] // the names are those of `CorpusOptions`
 pub struct Provenance {
+    /// Name and version of the program.
+    #[serde(default)]
+    pub program: String,
     #[serde(flatten)]
     pub settings: RecordSettings,
     pub num_core_per_host: usize,
@@ -182,10 +188,12 @@ pub struct RecordQuery {
     pub num_predict: Option<Option<usize>>,
     /// Use passes 0 to `num_passes - 1` only.
     pub num_passes: Option<usize>,
-    /// Cores of the data's row layout, for files that do not say; needed with `bi_data` only.
+    /// Cores of the data's row layout; data known to have another one are refused. Matters with `bi_data` only.
     pub num_core_per_host: Option<usize>,
     /// SHA-256 of the vocabulary in use; data known to be of another one is refused.
     pub vocabulary_hash: Option<String>,
+    /// Whether accents are kept; data known to be otherwise is refused.
+    pub keep_accents: Option<bool>,
 }
 
 impl RecordQuery {
@@ -219,8 +227,8 @@ pub struct RecordFiles {
     pub paths: Vec<PathBuf>,
     /// Steps in them together.
     pub num_batch: u64,
-    /// Cores of the row layout.
-    pub num_core_per_host: usize,
+    /// Cores of the row layout, where the index file, corpus_info.json or the query tells; else the text must.
+    pub num_core_per_host: Option<usize>,
 }
 
 /// All that a query found, in the order of directories and then of names.
@@ -232,6 +240,41 @@ pub struct RecordSet {
     pub files: Vec<RecordFiles>,
     /// SHA-256 of the vocabulary, where the index files tell.
     pub vocabulary_hash: Option<String>,
+    /// Whether accents were kept, where the index files tell; the original never does.
+    pub keep_accents: Option<bool>,
+}
+
+/// What one index file says.
+#[derive(Clone)]
+pub(crate) struct Index {
+    settings: RecordSettings,
+    pub files: RecordFiles,
+    pub made: Option<Provenance>,
+}
+
+impl Index {
+    /// The index file beside a record file of prefix and settings as its name has them.
+    pub(crate) fn beside(records: &Path, prefix: &str, settings: &RecordSettings) -> Result<Self> {
+        let name = settings.file_name(&format!("record_info-{prefix}"), "json");
+        read_index(directory_of(records), &name, settings.clone(), &RecordQuery::default())
+    }
+}
+
+/// The only value among those that files tell, `wanted` included, or the first file that tells another one, with both.
+fn agreed<T: Clone + PartialEq>(
+    wanted: Option<T>,
+    found: &[Index],
+    told: impl Fn(&Provenance) -> Option<T>,
+) -> std::result::Result<Option<T>, (&Path, T, T)> {
+    let mut agreed = wanted;
+    for index in found {
+        match (&agreed, index.made.as_ref().and_then(&told)) {
+            (Some(before), Some(here)) if *before != here => return Err((&index.files.index, here, before.clone())),
+            (None, here @ Some(_)) => agreed = here,
+            _ => {}
+        }
+    }
+    Ok(agreed)
 }
 
 impl RecordSet {
@@ -241,42 +284,48 @@ impl RecordSet {
     /// When a directory has no match (the sentence lists what was found there and how it differs), when the matches
     /// differ among themselves, or when an index file is damaged or names absent files.
     pub fn find(directories: &[PathBuf], query: &RecordQuery) -> Result<Self> {
-        let mut found: Vec<(RecordSettings, RecordFiles, Option<String>)> = Vec::new();
+        let mut found: Vec<Index> = Vec::new();
         for directory in directories {
             for name in matching_names(directory, query)? {
                 found.push(read_index(directory, &name.0, name.1, query)?);
             }
         }
-        let Some((settings, first, _)) = found.first().cloned() else {
+        let Some(first) = found.first() else {
             return Err(Error::config("no directory of records was given; name the one that holds record_info-*.json"));
         };
-        for (other, files, _) in &found {
-            let pairs = settings.fields().into_iter().zip(other.fields());
+        let settings = first.settings.clone();
+        for other in &found {
+            let pairs = settings.fields().into_iter().zip(other.settings.fields());
             let differ: Vec<_> =
                 pairs.filter(|(a, b)| a != b).map(|(a, b)| format!("{} is {}, there {}", b.0, b.1, a.1)).collect();
             if !differ.is_empty() {
-                let what = format!("does not fit {}: {}; say which to use", first.index.display(), differ.join(", "));
-                return Err(Error::data(&files.index, what));
+                let (there, differ) = (first.files.index.display(), differ.join(", "));
+                return Err(Error::data(
+                    &other.files.index,
+                    format!("does not fit {there}: {differ}; say which to use"),
+                ));
             }
         }
-        if found.iter().all(|(_, files, _)| files.num_batch == 0) {
-            return Err(Error::data(
-                &first.index,
-                "it and all other matches name 0 steps; build the corpus from more text",
-            ));
+        if found.iter().all(|index| index.files.num_batch == 0) {
+            let what = "it and all other matches name 0 steps; build the corpus from more text";
+            return Err(Error::data(&first.files.index, what));
         }
-        let hashes: BTreeSet<&String> = found.iter().filter_map(|(_, _, hash)| hash.as_ref()).collect();
-        let vocabulary_hash = hashes.first().map(|h| h.to_string());
-        if hashes.len() > 1 {
-            return Err(Error::data(&first.index, "the records found were made with different vocabularies; use one"));
-        }
-        if let (Some(wanted), Some(got)) = (&query.vocabulary_hash, &vocabulary_hash)
-            && wanted != got
-        {
-            let what = format!("the records were made with the vocabulary of SHA-256 {got}, but {wanted} is in use");
-            return Err(Error::data(&first.index, what));
-        }
-        Ok(Self { settings, files: found.into_iter().map(|(_, files, _)| files).collect(), vocabulary_hash })
+        let vocabulary_hash = agreed(query.vocabulary_hash.clone(), &found, |made| made.vocabulary_hash.clone())
+            .map_err(|(path, here, wanted)| {
+                let what = format!(
+                    "it was made with the vocabulary of SHA-256 {here}, but {wanted} is in use; build the corpus with that, or \
+                     name the other vocabulary"
+                );
+                Error::data(path, what)
+            })?;
+        let keep_accents =
+            agreed(query.keep_accents, &found, |made| Some(made.keep_accents)).map_err(|(path, here, wanted)| {
+                let what =
+                    format!("it was made with keep_accents = {here}, but {wanted} is in use; build the corpus alike");
+                Error::data(path, what)
+            })?;
+        let files = found.into_iter().map(|index| index.files).collect();
+        Ok(Self { settings, files, vocabulary_hash, keep_accents })
     }
 }
 
@@ -336,12 +385,7 @@ fn parse_index_name(name: &str) -> Option<(&str, usize, RecordSettings)> {
     parts.next().is_none().then_some((split, pass, settings))
 }
 
-fn read_index(
-    directory: &Path,
-    name: &str,
-    settings: RecordSettings,
-    query: &RecordQuery,
-) -> Result<(RecordSettings, RecordFiles, Option<String>)> {
+fn read_index(directory: &Path, name: &str, settings: RecordSettings, query: &RecordQuery) -> Result<Index> {
     let index = directory.join(name);
     let text = std::fs::read(&index).map_err(|e| Error::io("read", &index, e))?;
     let info: RecordInfo = serde_json::from_slice(&text)
@@ -359,29 +403,37 @@ fn read_index(
     if let Some(absent) = paths.iter().find(|p| !p.is_file()) {
         return Err(Error::data(&index, format!("it names {}, which is not there", absent.display())));
     }
-    let told = info.xlnet.as_ref().map(|p| p.num_core_per_host).or_else(|| corpus_info_cores(directory));
-    let num_core_per_host = match (told, query.num_core_per_host) {
-        (Some(told), Some(asked)) if told != asked && settings.bi_data => {
-            let what = format!("its rows are laid out for {told} cores, not {asked}; set num_core_per_host = {told}");
-            return Err(Error::data(&index, what));
-        }
-        (Some(told), _) => told,
-        (None, asked) => asked.unwrap_or(1),
-    };
-    let rows = if settings.bi_data { num_core_per_host.saturating_mul(2) } else { num_core_per_host };
+    let told = info.xlnet.as_ref().map(|p| p.num_core_per_host).or_else(|| corpus_info_cores(directory, &settings));
+    if let (Some(told), Some(asked), true) = (told, query.num_core_per_host, settings.bi_data)
+        && told != asked
+    {
+        let what = format!("its rows are laid out for {told} cores, not {asked}; set num_core_per_host = {told}");
+        return Err(Error::data(&index, what));
+    }
+    let num_core_per_host = told.or(query.num_core_per_host);
+    let rows = num_core_per_host.unwrap_or(1).saturating_mul(if settings.bi_data { 2 } else { 1 });
     if rows == 0 || settings.bsz == 0 || !settings.bsz.is_multiple_of(rows) {
-        let what =
-            format!("{} rows cannot be laid out for {num_core_per_host} cores; see num_core_per_host", settings.bsz);
+        let (bsz, cores) = (settings.bsz, num_core_per_host.unwrap_or(1));
+        let what = format!("{bsz} rows cannot be laid out for {cores} cores; see num_core_per_host");
         return Err(Error::data(&index, what));
     }
     let files = RecordFiles { index, paths, num_batch: info.num_batch, num_core_per_host };
-    Ok((settings, files, info.xlnet.and_then(|p| p.vocabulary_hash)))
+    Ok(Index { settings, files, made: info.xlnet })
 }
 
-/// `num_core_per_host` of the corpus_info.json that the original leaves above the directory of records.
-fn corpus_info_cores(directory: &Path) -> Option<usize> {
+/// `num_core_per_host` of the corpus_info.json that the original leaves above the directory of records, unless a corpus
+/// of other settings was built there since.
+fn corpus_info_cores(directory: &Path, settings: &RecordSettings) -> Option<usize> {
     let text = std::fs::read(directory.parent()?.join("corpus_info.json")).ok()?;
     let info: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let differs = |key: &str, here: usize| info.get(key).is_some_and(|there| there.as_u64() != Some(here as u64));
+    let other = differs("bsz_per_host", settings.bsz)
+        || differs("seq_len", settings.seq_len)
+        || settings.reuse_len.is_some_and(|here| differs("reuse_len", here))
+        || info.get("bi_data").is_some_and(|there| there.as_bool() != Some(settings.bi_data));
+    if other {
+        return None;
+    }
     info.get("num_core_per_host")?.as_u64()?.try_into().ok()
 }
 

@@ -4,55 +4,34 @@ use std::ops::Range;
 
 use rand::Rng;
 
-use super::token_stream::TokenStream;
+use super::row_layout::is_backward;
+use super::token_file::Window;
+use crate::Result;
 
-/// One row of the batch: a contiguous slice of the corpus, or such a slice read backwards.
-pub(crate) struct Row<'a> {
-    pub ids: &'a [i32],
-    /// Ascending positions `0 < p < ids.len()` whose token is of another sentence than token `p - 1`.
-    pub boundaries: Vec<usize>,
+/// One row of the batch: a contiguous part of the corpus, or such a part read backwards.
+///
+/// Positions of a row are 0 to its length in the order in which it reads; a boundary `p` is one where token `p` is of
+/// another sentence than token `p - 1`, never 0.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Row {
+    /// Its part of the corpus.
+    pub span: Range<u64>,
     pub backward: bool,
 }
 
-/// Whether row `row` of a batch reads its text backwards.
-///
-/// With `bi_data`, each of `num_core` equal slices of the `bsz` rows holds its forward rows first, then the same rows
-/// backwards.
-pub fn is_backward(row: usize, bsz: usize, num_core: usize, bi_data: bool) -> bool {
-    let per_core = bsz / num_core;
-    bi_data && row % per_core >= per_core / 2
-}
-
-/// The corpus as `bsz` rows of equal length; a remainder at its end is dropped. `reversed` holds the ids of `corpus`
-/// in reverse order and is read for backward rows only.
-pub(crate) fn rows<'a>(
-    corpus: &'a TokenStream,
-    reversed: &'a [i32],
-    bsz: usize,
-    num_core: usize,
-    bi_data: bool,
-) -> Vec<Row<'a>> {
+/// A corpus of `tokens` tokens as `bsz` rows of equal length; a remainder at its end is dropped.
+pub(crate) fn rows(tokens: u64, bsz: usize, num_core: usize, bi_data: bool) -> Vec<Row> {
     let streams = if bi_data { bsz / 2 } else { bsz };
-    let length = corpus.ids.len() / streams;
+    let length = tokens / streams as u64;
     (0..bsz)
         .map(|row| {
-            let backward = is_backward(row, bsz, num_core, bi_data);
             let stream = if bi_data {
                 let half = bsz / num_core / 2;
                 row / (2 * half) * half + row % half
             } else {
                 row
-            };
-            let (start, end) = (stream * length, (stream + 1) * length);
-            let inside = |b: usize| corpus.boundaries.partition_point(|&p| p < b);
-            let boundaries = corpus.boundaries[inside(start + 1)..inside(end)].iter();
-            if backward {
-                let total = reversed.len();
-                let ids = &reversed[total - end..total - start];
-                Row { ids, boundaries: boundaries.rev().map(|b| end - b).collect(), backward }
-            } else {
-                Row { ids: &corpus.ids[start..end], boundaries: boundaries.map(|b| b - start).collect(), backward }
-            }
+            } as u64;
+            Row { span: stream * length..(stream + 1) * length, backward: is_backward(row, bsz, num_core, bi_data) }
         })
         .collect()
 }
@@ -66,22 +45,83 @@ pub(crate) struct SegmentPair {
     pub is_next: bool,
 }
 
-impl Row<'_> {
+impl Row {
+    /// Tokens of the row.
+    pub(crate) fn len(&self) -> usize {
+        (self.span.end - self.span.start) as usize
+    }
+
+    /// Ids of positions `range`.
+    pub(crate) fn ids(&self, window: &mut Window, range: Range<usize>, into: &mut Vec<i32>) -> Result<()> {
+        let span = self.place(range);
+        let ids = window.ids(span)?;
+        if self.backward {
+            into.extend(ids.rev());
+        } else {
+            into.extend(ids);
+        }
+        Ok(())
+    }
+
+    /// The part of the corpus that positions `range` are.
+    fn place(&self, range: Range<usize>) -> Range<u64> {
+        let (start, end) = (range.start as u64, range.end as u64);
+        if self.backward {
+            self.span.end - end..self.span.end - start
+        } else {
+            self.span.start + start..self.span.start + end
+        }
+    }
+
+    /// The part of the corpus where boundaries at positions `range` are marked, and the way back: between two tokens,
+    /// the mark is on the later one of the corpus.
+    fn marks(&self, range: Range<usize>) -> (Range<u64>, impl Fn(u64) -> usize + use<>) {
+        let Range { start, end } = self.place(range.start.max(1)..range.end.max(1));
+        let (first, last, backward) = (self.span.start, self.span.end, self.backward);
+        let position = move |mark| if backward { last - mark } else { mark - first } as usize;
+        let shift = u64::from(backward);
+        (start + shift..end + shift, position)
+    }
+
+    /// Boundaries within `range`, ascending.
+    fn boundaries(&self, window: &mut Window, range: Range<usize>) -> Result<Vec<usize>> {
+        let (marks, position) = self.marks(range);
+        let found = window.boundaries(marks)?.map(position);
+        Ok(if self.backward { found.rev().collect() } else { found.collect() })
+    }
+
+    /// The first boundary at `at` or later.
+    fn boundary_from(&self, window: &mut Window, at: usize) -> Result<Option<usize>> {
+        let (marks, position) = self.marks(at..self.len());
+        let found = if self.backward { window.last_boundary(marks) } else { window.first_boundary(marks) };
+        Ok(found?.map(position))
+    }
+
+    /// The last boundary at `at` or before, or 0.
+    fn boundary_until(&self, window: &mut Window, at: usize) -> Result<usize> {
+        let (marks, position) = self.marks(1..at + 1);
+        let found = if self.backward { window.first_boundary(marks) } else { window.last_boundary(marks) };
+        Ok(found?.map_or(0, position))
+    }
+
     /// Cuts segments A and B of `total` tokens together, A at `begin`; `None` where the row is too short.
     ///
     /// Half of the time B is taken from anywhere in the row. Both grow to whole sentences, then lose tokens at their
-    /// right ends.
-    pub(crate) fn segment_pair(&self, begin: usize, total: usize, rng: &mut impl Rng) -> Option<SegmentPair> {
-        let len = self.ids.len();
+    /// right ends. `near` and `far` are windows at A and at B.
+    pub(crate) fn segment_pair(
+        &self,
+        near: &mut Window,
+        far: &mut Window,
+        begin: usize,
+        total: usize,
+        rng: &mut impl Rng,
+    ) -> Result<Option<SegmentPair>> {
+        let len = self.len();
         if begin + total >= len {
-            return None;
+            return Ok(None);
         }
-        let cuts = {
-            let first = self.boundaries.partition_point(|&b| b <= begin);
-            let last = self.boundaries.partition_point(|&b| b < begin + total);
-            &self.boundaries[first..last.max(first)]
-        };
-        let end = self.boundary_from(begin + total).unwrap_or(len);
+        let cuts = self.boundaries(near, begin + 1..begin + total)?;
+        let end = self.boundary_from(near, begin + total)?.unwrap_or(len);
         let (a_end, mut b, is_next);
         if cuts.is_empty() || rng.random_bool(0.5) {
             is_next = false;
@@ -89,9 +129,8 @@ impl Row<'_> {
             let b_len = total.saturating_sub(a_end - begin).max(1);
             // B ends at len - 1 or before, so that its last token has a successor to predict.
             let start = rng.random_range(0..=len - 1 - b_len);
-            let stop = self.boundary_from(start + b_len).unwrap_or(len - 1);
-            let whole = self.boundaries.partition_point(|&p| p <= start);
-            b = if whole == 0 { 0 } else { self.boundaries[whole - 1] }..stop;
+            let stop = self.boundary_from(far, start + b_len)?.unwrap_or(len - 1);
+            b = self.boundary_until(far, start)?..stop;
         } else {
             is_next = true;
             a_end = cuts[rng.random_range(0..cuts.len())];
@@ -101,12 +140,7 @@ impl Row<'_> {
         let (drop_a, drop_b) = excess(a.len(), b.len(), total);
         a.end -= drop_a;
         b.end -= drop_b;
-        (a.end < len && b.end < len).then_some(SegmentPair { a, b, is_next })
-    }
-
-    /// The first boundary at `position` or later.
-    fn boundary_from(&self, position: usize) -> Option<usize> {
-        self.boundaries.get(self.boundaries.partition_point(|&b| b < position)).copied()
+        Ok((a.end < len && b.end < len).then_some(SegmentPair { a, b, is_next }))
     }
 }
 
@@ -121,13 +155,10 @@ fn excess(a: usize, b: usize, total: usize) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::token_file::TokenFile;
     use super::*;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
-
-    fn corpus(len: usize, boundaries: &[usize]) -> TokenStream {
-        TokenStream { ids: (0..len as i32).collect(), boundaries: boundaries.to_vec() }
-    }
 
     #[test]
     fn excess_drops_from_the_longer() {
@@ -143,9 +174,8 @@ mod tests {
     /// 23 tokens, 8 rows on 2 cores: 4 streams of 5 tokens; core 0 has streams 0 and 1, core 1 streams 2 and 3.
     #[test]
     fn bidirectional_row_layout() {
-        let corpus = corpus(23, &[2, 5, 7, 13, 19, 21]);
-        let reversed: Vec<i32> = corpus.ids.iter().rev().copied().collect();
-        let rows = rows(&corpus, &reversed, 8, 2, true);
+        let corpus = TokenFile::of(&(0..23).collect::<Vec<_>>(), &[2, 5, 7, 13, 19, 21]);
+        let mut window = Window::new(&corpus);
         let expected: [(&[i32], &[usize], bool); 8] = [
             (&[0, 1, 2, 3, 4], &[2], false),
             (&[5, 6, 7, 8, 9], &[2], false),
@@ -156,11 +186,15 @@ mod tests {
             (&[14, 13, 12, 11, 10], &[2], true),
             (&[19, 18, 17, 16, 15], &[1], true),
         ];
-        for (row, (ids, boundaries, backward)) in rows.iter().zip(expected) {
-            assert_eq!((row.ids, &row.boundaries[..], row.backward), (ids, boundaries, backward));
+        for (row, (ids, boundaries, backward)) in rows(23, 8, 2, true).iter().zip(expected) {
+            let mut read = Vec::new();
+            row.ids(&mut window, 0..5, &mut read).unwrap();
+            assert_eq!(read, ids);
+            assert_eq!(row.boundaries(&mut window, 0..5).unwrap(), boundaries);
+            assert_eq!(row.backward, backward);
         }
-        let forward = super::rows(&corpus, &[], 4, 2, false);
-        assert_eq!(forward[3].ids, [15, 16, 17, 18, 19]);
+        let forward = rows(23, 4, 2, false);
+        assert_eq!(forward[3], Row { span: 15..20, backward: false });
         assert!(forward.iter().all(|r| !r.backward));
     }
 
@@ -224,11 +258,21 @@ mod tests {
             let mut parity = vec![true];
             let flip = [0.0, 0.05, 0.3, 1.0][rng.random_range(0..4)];
             (1..len).for_each(|i| parity.push(parity[i - 1] ^ rng.random_bool(flip)));
-            let boundaries: Vec<usize> = (1..len).filter(|&i| parity[i] != parity[i - 1]).collect();
-            let ids = vec![9; len];
-            let row = Row { ids: &ids, boundaries, backward: false };
+            // The row lies in a longer corpus, from its 30th token on.
+            let backward = case % 2 == 1;
+            let mut corpus = vec![false; 30];
+            corpus.extend(parity.iter());
+            corpus.extend([false; 70]);
+            if backward {
+                corpus[30..30 + len].reverse();
+            }
+            let boundaries: Vec<usize> = (1..corpus.len()).filter(|&i| corpus[i] != corpus[i - 1]).collect();
+            let file = TokenFile::of(&vec![9; corpus.len()], &boundaries);
+            let row = Row { span: 30..30 + len as u64, backward };
             let (begin, total) = (rng.random_range(0..len), rng.random_range(1..20));
-            let got = row.segment_pair(begin, total, &mut ChaCha8Rng::seed_from_u64(case));
+            let (mut near, mut far) = (Window::new(&file), Window::new(&file));
+            let got =
+                row.segment_pair(&mut near, &mut far, begin, total, &mut ChaCha8Rng::seed_from_u64(case)).unwrap();
             let mut same = ChaCha8Rng::seed_from_u64(case);
             let expected = literal(&parity, begin, total, |d| match d {
                 Draw::Coin => usize::from(same.random_bool(0.5)),
@@ -249,10 +293,12 @@ mod tests {
 
     #[test]
     fn half_of_the_pairs_are_not_next() {
-        let corpus = corpus(4000, &(1..800).map(|i| 5 * i).collect::<Vec<_>>());
-        let row = Row { ids: &corpus.ids, boundaries: corpus.boundaries.clone(), backward: false };
+        let corpus = TokenFile::of(&[9; 4000], &(1..800).map(|i| 5 * i).collect::<Vec<_>>());
+        let (mut near, mut far) = (Window::new(&corpus), Window::new(&corpus));
+        let row = Row { span: 0..4000, backward: false };
         let mut rng = ChaCha8Rng::seed_from_u64(4);
-        let next = (0..4000).filter(|_| row.segment_pair(100, 61, &mut rng).unwrap().is_next).count();
+        let mut draw = || row.segment_pair(&mut near, &mut far, 100, 61, &mut rng).unwrap().unwrap();
+        let next = (0..4000).filter(|_| draw().is_next).count();
         assert!((1900..2100).contains(&next), "{next}"); // 3 standard deviations are 95
     }
 }

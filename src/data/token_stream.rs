@@ -1,84 +1,151 @@
-//! Text files as streams of tokens with sentence boundaries.
-//!
-//! The original keeps one boolean per token, flipped from sentence to sentence. Only the places where it changes are
-//! ever looked at, so they are what is kept here.
+//! Text files as one stream of tokens with sentence boundaries.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, Metadata};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::encode::Encode;
-use super::special::EOD;
+use super::special::{EOD, UNK};
 use super::text::{TextOptions, is_space};
+use super::token_file::{Extent, TokenWriter};
 use crate::{Error, Result};
 
 const BLOCK: usize = 1 << 17; // bytes of text one thread encodes at a time
-const GROUP: usize = 1 << 23; // bytes of text held at once
 const BLANK: u32 = u32::MAX; // token count of a blank line
 
-/// Tokens and the places where a sentence ends.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct TokenStream {
-    pub ids: Vec<i32>,
-    /// Ascending positions `p > 0` whose token is of another sentence than token `p - 1`.
-    pub boundaries: Vec<usize>,
-}
+/// What tells that a file did not change: its length and time of change. `None` for pipes, which cannot be read twice.
+pub(crate) type Stamp = Option<(u64, u64, u32)>;
 
-impl TokenStream {
-    /// Joins `parts` in the given order; a join always is a boundary.
-    pub(crate) fn concatenate(parts: impl Iterator<Item = TokenStream>) -> Self {
-        let mut whole = Self::default();
-        for part in parts.filter(|p| !p.ids.is_empty()) {
-            let offset = whole.ids.len();
-            if offset > 0 {
-                whole.boundaries.push(offset);
-            }
-            whole.boundaries.extend(part.boundaries.iter().map(|b| b + offset));
-            whole.ids.extend_from_slice(&part.ids);
-        }
-        whole
-    }
-}
-
-/// One file, encoded.
-#[derive(Debug, Default)]
-pub(crate) struct TextFile {
-    pub stream: TokenStream,
+/// A file that was read to its end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FileSummary {
+    pub stamp: Stamp,
     pub lines: u64,
+    pub tokens: u64,
+    pub unknown: u64,
+    /// Where in the stream the last sentence begins, once the file is in it.
+    sentence: u64,
+}
+
+/// A place in a file, always at the end of a line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Place {
+    offset: u64, // bytes
+    lines: u64,
+    tokens: u64,
+    unknown: u64,
     /// Parity of the next line's sentence, and of the last token.
     parity: bool,
     last_parity: Option<bool>,
 }
 
-impl TextFile {
-    fn push_line(&mut self, ids: &[i32]) {
-        if !ids.is_empty() {
-            if self.last_parity.is_some_and(|last| last != self.parity) {
-                self.stream.boundaries.push(self.stream.ids.len());
-            }
-            self.last_parity = Some(self.parity);
-            self.stream.ids.extend_from_slice(ids);
-        }
-        // A line without tokens flips too, so its neighbours count as one sentence; the original does the same.
-        self.parity = !self.parity;
+impl Default for Place {
+    fn default() -> Self {
+        Self { offset: 0, lines: 0, tokens: 0, unknown: 0, parity: true, last_parity: None }
+    }
+}
+
+/// How far reading came.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ReadState {
+    /// Files read to their ends, in order.
+    pub finished: Vec<FileSummary>,
+    /// Place in the file after them, and its stamp.
+    place: Place,
+    stamp: Stamp,
+    /// The stream so far.
+    pub extent: Extent,
+}
+
+impl ReadState {
+    /// Bytes of text that were read.
+    pub(crate) fn bytes(&self) -> u64 {
+        let finished = self.finished.iter().filter_map(|f| f.stamp).map(|(bytes, ..)| bytes);
+        finished.fold(self.place.offset, u64::saturating_add)
     }
 
-    fn push_block(&mut self, block: &Encoded, use_eod: bool) {
+    /// What happened since the state was `before`: only the part of the lists that is new.
+    pub(crate) fn since(&self, before: &ReadState) -> ReadState {
+        let Self { finished, place, stamp, extent } = self;
+        ReadState {
+            finished: finished[before.finished.len()..].to_vec(),
+            place: place.clone(),
+            stamp: *stamp,
+            extent: Extent { long: extent.long[before.extent.long.len()..].to_vec(), ..*extent },
+        }
+    }
+
+    /// The opposite of [`ReadState::since`].
+    pub(crate) fn advance(&mut self, news: ReadState) {
+        self.finished.extend(news.finished);
+        let mut long = std::mem::take(&mut self.extent.long);
+        long.extend(news.extent.long);
+        (self.place, self.stamp) = (news.place, news.stamp);
+        self.extent = Extent { long, ..news.extent };
+    }
+
+    /// Goes back to the end of the last file before those that changed since they were read.
+    pub(crate) fn forget_changed(&mut self, files: &[PathBuf]) {
+        let same = |file: usize, stamp: Stamp| {
+            let now = files.get(file).and_then(|path| std::fs::metadata(path).ok()).map(|m| stamp_of(&m));
+            stamp.is_some() && now == Some(stamp)
+        };
+        let read = self.finished.len();
+        let kept = (0..read).take_while(|&i| same(i, self.finished[i].stamp)).count();
+        if kept == read && (self.place == Place::default() || same(read, self.stamp)) {
+            return;
+        }
+        self.finished.truncate(kept);
+        (self.place, self.stamp) = (Place::default(), None);
+        let tokens = self.finished.iter().map(|f| f.tokens).sum();
+        self.extent.cut(tokens, self.finished.last().map_or(0, |f| f.sentence));
+    }
+
+    fn push_line(&mut self, ids: &[i32], writer: &mut TokenWriter) -> Result<()> {
+        let place = &mut self.place;
+        if !ids.is_empty() {
+            // A file's first token always begins a sentence.
+            writer.push(ids, place.last_parity != Some(place.parity))?;
+            place.last_parity = Some(place.parity);
+        }
+        // A line without tokens flips too, so its neighbours count as one sentence; the original does the same.
+        place.parity = !place.parity;
+        Ok(())
+    }
+
+    fn push_block(&mut self, block: &Encoded, use_eod: bool, writer: &mut TokenWriter) -> Result<()> {
         let mut ids = &block.ids[..];
+        let before = writer.extent.tokens;
         for &count in &block.lines {
             if count != BLANK {
                 let (line, rest) = ids.split_at(count as usize);
-                self.push_line(line);
+                self.push_line(line, writer)?;
                 ids = rest;
             } else if use_eod {
-                self.parity = !self.parity; // the mark belongs to the sentence before it
-                self.push_line(&[EOD]);
+                self.place.parity = !self.place.parity; // the mark belongs to the sentence before it
+                self.push_line(&[EOD], writer)?;
             }
         }
-        self.lines += block.lines.len() as u64;
+        self.place.lines += block.lines.len() as u64;
+        self.place.tokens += writer.extent.tokens - before;
+        self.place.unknown += block.ids.iter().filter(|&&id| id == UNK).count() as u64;
+        Ok(())
     }
+
+    fn finish_file(&mut self, writer: &TokenWriter) {
+        let Place { lines, tokens, unknown, .. } = std::mem::take(&mut self.place);
+        let sentence = writer.extent.sentence;
+        self.finished.push(FileSummary { stamp: self.stamp.take(), lines, tokens, unknown, sentence });
+    }
+}
+
+fn stamp_of(metadata: &Metadata) -> Stamp {
+    let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    metadata.is_file().then_some((metadata.len(), modified.as_secs(), modified.subsec_nanos()))
 }
 
 /// How lines become ids.
@@ -88,11 +155,27 @@ pub(crate) struct Reading<'a> {
     pub from_raw_text: bool,
     pub use_eod: bool,
     pub lossy: bool,
+    /// Bytes of text held at once.
+    pub group: usize,
+}
+
+/// What the system tells of a text file, before it is read.
+pub(crate) fn check_text_file(path: &Path) -> Result<Metadata> {
+    let metadata = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+    if metadata.is_dir() {
+        return Err(Error::data(path, "expected a text file, got a directory; name the files in it"));
+    }
+    Ok(metadata)
 }
 
 struct Block {
     file: usize,
+    stamp: Stamp,
     text: Vec<u8>,
+    /// Bytes of the file up to the end of this block.
+    end: u64,
+    /// Whether the file ends here; such blocks hold no text.
+    last: bool,
 }
 
 #[derive(Default)]
@@ -102,41 +185,36 @@ struct Encoded {
 }
 
 impl Reading<'_> {
-    /// Encodes `files` in parallel; the result does not depend on the number of threads. `progress` hears the number
-    /// of finished files and of tokens.
-    pub(crate) fn read(&self, files: &[PathBuf], mut progress: impl FnMut(usize, u64)) -> Result<Vec<TextFile>> {
-        let mut read: Vec<TextFile> = files.iter().map(|_| TextFile { parity: true, ..TextFile::default() }).collect();
-        let (mut blocks, mut held, mut tokens) = (Vec::new(), 0, 0u64);
-        for (file, path) in files.iter().enumerate() {
-            let mut source = open(path)?;
-            while let Some(text) = next_block(&mut source).map_err(|e| Error::io("read", path, e))? {
-                held += text.len();
-                blocks.push(Block { file, text });
-                if held >= GROUP {
-                    tokens += self.flush(&mut blocks, files, &mut read)?;
-                    held = 0;
-                    progress(file, tokens);
+    /// Appends the tokens of `files` to `writer`, from `state` on; the result does not depend on the number of threads.
+    ///
+    /// Files are read and encoded in groups of blocks; `after` hears of the state after each group.
+    pub(crate) fn read(
+        &self,
+        files: &[PathBuf],
+        state: &mut ReadState,
+        writer: &mut TokenWriter,
+        mut after: impl FnMut(&ReadState, &mut TokenWriter) -> Result<()>,
+    ) -> Result<()> {
+        let mut source = Source { files, file: state.finished.len(), start: state.place.offset, open: None };
+        let mut group = source.group(self.group)?;
+        while !group.is_empty() {
+            let encode = || group.par_iter().map(|block| self.encode_block(&block.text)).collect::<Vec<_>>();
+            let (encoded, next) = rayon::join(encode, || source.group(self.group));
+            for (block, encoded) in group.iter().zip(encoded) {
+                let encoded = encoded.map_err(|(line, what)| {
+                    Error::data(&files[block.file], format!("line {}: {what}", state.place.lines + line + 1))
+                })?;
+                state.push_block(&encoded, self.use_eod, writer)?;
+                (state.place.offset, state.stamp) = (block.end, block.stamp);
+                if block.last {
+                    state.finish_file(writer);
                 }
             }
+            state.extent = writer.extent.clone();
+            after(state, writer)?;
+            group = next?;
         }
-        tokens += self.flush(&mut blocks, files, &mut read)?;
-        progress(files.len(), tokens);
-        Ok(read)
-    }
-
-    /// Encodes the collected blocks and appends them to their files in order.
-    fn flush(&self, blocks: &mut Vec<Block>, files: &[PathBuf], read: &mut [TextFile]) -> Result<u64> {
-        let encoded: Vec<_> = blocks.par_iter().map(|b| self.encode_block(&b.text)).collect();
-        let mut tokens = 0;
-        for (block, encoded) in blocks.drain(..).zip(encoded) {
-            let file = &mut read[block.file];
-            let encoded = encoded.map_err(|(line, what)| {
-                Error::data(&files[block.file], format!("line {}: {what}", file.lines + line + 1))
-            })?;
-            tokens += encoded.ids.len() as u64;
-            file.push_block(&encoded, self.use_eod);
-        }
-        Ok(tokens)
+        Ok(())
     }
 
     /// Ids of whole lines of text; an error carries the line within the block, counted from 0.
@@ -150,6 +228,9 @@ impl Reading<'_> {
             })?
         };
         let mut encoded = Encoded::default();
+        if text.is_empty() {
+            return Ok(encoded);
+        }
         for (number, line) in text.strip_suffix('\n').unwrap_or(&text).split('\n').enumerate() {
             let line = line.trim_matches(is_space);
             if line.is_empty() {
@@ -190,33 +271,73 @@ fn parse_ids(line: &str, ids: &mut Vec<i32>) -> Result<(), String> {
     Ok(())
 }
 
-struct Source {
+/// Blocks of text of all files, one after the other.
+struct Source<'a> {
+    files: &'a [PathBuf],
+    file: usize,
+    /// Bytes of the next file to open that were read before.
+    start: u64,
+    open: Option<OpenFile>,
+}
+
+struct OpenFile {
     file: File,
+    stamp: Stamp,
+    /// Bytes read and given out.
+    end: u64,
     /// The beginning of a line whose end was not read yet.
     carry: Vec<u8>,
 }
 
-fn open(path: &Path) -> Result<Source> {
-    let metadata = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
-    if metadata.is_dir() {
-        return Err(Error::data(path, "expected a text file, got a directory; name the files in it"));
+impl Source<'_> {
+    /// Blocks of about `bytes` together; none at the end of the last file.
+    fn group(&mut self, bytes: usize) -> Result<Vec<Block>> {
+        let (mut blocks, mut held) = (Vec::new(), 0);
+        while held < bytes {
+            let Some(path) = self.files.get(self.file) else { break };
+            let fail = |e| Error::io("read", path, e);
+            let open = match &mut self.open {
+                Some(open) => open,
+                None => self.open.insert(OpenFile::new(path, std::mem::take(&mut self.start))?),
+            };
+            let text = open.next_block().map_err(fail)?;
+            held += text.len().max(BLOCK / 64); // many empty files are work, too
+            let last = text.is_empty();
+            blocks.push(Block { file: self.file, stamp: open.stamp, text, end: open.end, last });
+            if last {
+                self.open = None;
+                self.file += 1;
+            }
+        }
+        Ok(blocks)
     }
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    Ok(Source { file, carry: Vec::new() })
 }
 
-/// The next whole lines, about [`BLOCK`] bytes of them, or `None` at the end of the file.
-fn next_block(source: &mut Source) -> std::io::Result<Option<Vec<u8>>> {
-    let mut text = std::mem::take(&mut source.carry);
-    loop {
-        let before = text.len();
-        let read = source.file.by_ref().take(BLOCK as u64).read_to_end(&mut text)?;
-        if read == 0 {
-            return Ok(Some(text).filter(|t| !t.is_empty()));
+impl OpenFile {
+    fn new(path: &Path, start: u64) -> Result<Self> {
+        let fail = |e| Error::io("read", path, e);
+        let metadata = check_text_file(path)?;
+        let mut file = File::open(path).map_err(fail)?;
+        if start > 0 {
+            file.seek(SeekFrom::Start(start)).map_err(fail)?;
         }
-        if let Some(end) = text[before..].iter().rposition(|&b| b == b'\n') {
-            source.carry = text.split_off(before + end + 1);
-            return Ok(Some(text));
+        Ok(Self { file, stamp: stamp_of(&metadata), end: start, carry: Vec::new() })
+    }
+
+    /// The next whole lines, about [`BLOCK`] bytes of them; nothing at the end of the file.
+    fn next_block(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut text = std::mem::take(&mut self.carry);
+        loop {
+            let before = text.len();
+            let read = self.file.by_ref().take(BLOCK as u64).read_to_end(&mut text)?;
+            let newline = text[before..].iter().rposition(|&b| b == b'\n');
+            if let Some(end) = newline {
+                self.carry = text.split_off(before + end + 1);
+            }
+            if newline.is_some() || read == 0 {
+                self.end += text.len() as u64;
+                return Ok(text);
+            }
         }
     }
 }
@@ -227,17 +348,42 @@ mod tests {
     use super::*;
 
     fn reading(encode: &dyn Encode) -> Reading<'_> {
-        Reading { encode, cleaning: TextOptions::default(), from_raw_text: false, use_eod: true, lossy: false }
+        let cleaning = TextOptions::default();
+        Reading { encode, cleaning, from_raw_text: false, use_eod: true, lossy: false, group: 1 << 23 }
     }
 
-    fn read_text(text: &[u8], change: impl Fn(&mut Reading)) -> Result<TextFile> {
+    /// Ids, boundaries and summaries of `texts` as files.
+    #[derive(Debug)]
+    struct Stream {
+        ids: Vec<i32>,
+        boundaries: Vec<u64>,
+        files: Vec<FileSummary>,
+    }
+
+    fn read_texts(reading: &Reading, texts: &[&[u8]]) -> Result<Stream> {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.txt");
-        std::fs::write(&path, text).unwrap();
+        let write = |(i, text): (usize, &&[u8])| {
+            let path = dir.path().join(format!("{}.txt", b"abcdef"[i] as char));
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let files: Vec<PathBuf> = texts.iter().enumerate().map(write).collect();
+        read_files(reading, &files, dir.path())
+    }
+
+    fn read_files(reading: &Reading, files: &[PathBuf], dir: &Path) -> Result<Stream> {
+        let mut writer = TokenWriter::open(&dir.join("tokens"), Extent::default())?;
+        let mut state = ReadState::default();
+        reading.read(files, &mut state, &mut writer, |_, _| Ok(()))?;
+        let (ids, boundaries) = writer.finish()?.whole();
+        Ok(Stream { ids, boundaries, files: state.finished })
+    }
+
+    fn read_text(text: &[u8], change: impl Fn(&mut Reading)) -> Result<Stream> {
         let vocabulary = IdVocabulary { vocab_size: 100 };
         let mut reading = reading(&vocabulary);
         change(&mut reading);
-        Ok(reading.read(&[path], |_, _| ())?.remove(0))
+        read_texts(&reading, &[text])
     }
 
     /// Parity by hand: sentences 10 11 (T), 12 (F), then a blank line (EOD, F like 12), 13 (T), two blanks (T, T),
@@ -245,26 +391,26 @@ mod tests {
     #[test]
     fn end_of_document_joins_the_sentence_before() {
         let file = read_text(b"10 11\n12\n \t\n13\n\n\n14 15", |_| ()).unwrap();
-        assert_eq!(file.stream.ids, [10, 11, 12, 7, 13, 7, 7, 14, 15]);
+        assert_eq!(file.ids, [10, 11, 12, 7, 13, 7, 7, 14, 15]);
         //                           T   T   F   F  T   T  T  F   F
-        assert_eq!(file.stream.boundaries, [2, 4, 7]);
-        assert_eq!(file.lines, 7);
+        assert_eq!(file.boundaries, [2, 4, 7]);
+        assert_eq!(file.files[0].lines, 7);
     }
 
     /// A leading blank line: parity T flips to F for the mark and back to T for the sentence.
     #[test]
     fn leading_blank_line() {
         let file = read_text(b"\n10\n11\n", |_| ()).unwrap();
-        assert_eq!(file.stream.ids, [7, 10, 11]);
-        assert_eq!(file.stream.boundaries, [1, 2]);
+        assert_eq!(file.ids, [7, 10, 11]);
+        assert_eq!(file.boundaries, [1, 2]);
     }
 
     #[test]
     fn without_marks_blank_lines_leave_no_trace() {
         let file = read_text(b"10 11\n\n12\r\n\n\n13\n", |r| r.use_eod = false).unwrap();
-        assert_eq!(file.stream.ids, [10, 11, 12, 13]);
-        assert_eq!(file.stream.boundaries, [2, 3]);
-        assert_eq!(file.lines, 6);
+        assert_eq!(file.ids, [10, 11, 12, 13]);
+        assert_eq!(file.boundaries, [2, 3]);
+        assert_eq!(file.files[0].lines, 6);
     }
 
     /// Encodes every line to its length, and lines of `~` to nothing.
@@ -288,20 +434,72 @@ mod tests {
     /// A line that encodes to nothing flips the parity: T, (F), T, F.
     #[test]
     fn lines_without_tokens_flip_the_parity() {
-        let mut file = TextFile { parity: true, ..TextFile::default() };
         let raw = Reading { from_raw_text: true, ..reading(&Lengths) };
-        file.push_block(&raw.encode_block(b"a\n~\nbb\nccc\n").unwrap(), true);
-        assert_eq!(file.stream, TokenStream { ids: vec![1, 2, 3], boundaries: vec![2] });
+        let stream = read_texts(&raw, &[b"a\n~\nbb\nccc\n"]).unwrap();
+        assert_eq!((stream.ids, stream.boundaries), (vec![1, 2, 3], vec![2]));
     }
 
     #[test]
     fn files_join_at_a_boundary() {
-        let part = |ids: &[i32], boundaries: &[usize]| TokenStream { ids: ids.into(), boundaries: boundaries.into() };
-        let parts = [part(&[1, 2, 3], &[1]), part(&[], &[]), part(&[4, 5], &[]), part(&[6, 7], &[1])];
-        assert_eq!(
-            TokenStream::concatenate(parts.into_iter()),
-            part(&[1, 2, 3, 4, 5, 6, 7], &[1, 3, 5, 6]) // 1, joins at 3 and 5, 5 + 1
-        );
+        let vocabulary = IdVocabulary { vocab_size: 100 };
+        let stream = read_texts(&reading(&vocabulary), &[b"1\n2 3", b"", b"0 5", b"6\n7\n"]).unwrap();
+        assert_eq!(stream.ids, [1, 2, 3, 0, 5, 6, 7]);
+        assert_eq!(stream.boundaries, [1, 3, 5, 6]); // 1, joins at 3 and 5, 5 + 1
+        let told = |f: &FileSummary| (f.lines, f.tokens, f.unknown, f.sentence);
+        let told: Vec<_> = stream.files.iter().map(told).collect();
+        assert_eq!(told, [(2, 3, 0, 1), (0, 0, 0, 1), (1, 2, 1, 3), (2, 2, 0, 6)]);
+    }
+
+    /// Reading that stops after any group and goes on from the news of each group ends in the same stream; so does
+    /// reading on after a later file was changed, which was in the stream already.
+    #[test]
+    fn reading_goes_on_where_it_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let files: Vec<PathBuf> = (0..4).map(|i| dir.path().join(i.to_string())).collect();
+        let line = |i: usize| ["1 2 3\n", "\n", "4\n", "5 6 7 8 9 0\n"][i % 4];
+        for (file, path) in files.iter().enumerate() {
+            std::fs::write(path, (0..[60_000, 0, 3, 50_000][file]).map(line).collect::<String>()).unwrap();
+        }
+        let vocabulary = IdVocabulary { vocab_size: 100 };
+        let reading = Reading { group: 1, ..reading(&vocabulary) };
+        let expected = read_files(&reading, &files, dir.path()).unwrap();
+        let path = dir.path().join("spill");
+        let stop = || Error::config("stop");
+        let mut groups = 0;
+        for stop_after in 1..100 {
+            let (mut saved, mut left) = (ReadState::default(), stop_after);
+            let mut state = ReadState::default();
+            let mut writer = TokenWriter::open(&path, Extent::default()).unwrap();
+            let stopped = reading.read(&files, &mut state, &mut writer, |state, writer| {
+                writer.sync()?;
+                saved.advance(state.since(&saved));
+                assert_eq!(&saved, state);
+                left -= 1;
+                if left == 0 { Err(stop()) } else { Ok(()) }
+            });
+            if stopped.is_ok() {
+                break;
+            }
+            groups += 1;
+            drop(writer);
+            saved.forget_changed(&files);
+            if stop_after % 3 == 0 {
+                // The second file was read before, or was not reached yet.
+                std::fs::write(&files[1], "").unwrap();
+                let time = std::time::SystemTime::now() + std::time::Duration::from_secs(stop_after);
+                File::options().write(true).open(&files[1]).unwrap().set_modified(time).unwrap();
+                saved.forget_changed(&files);
+                assert!(saved.finished.len() < 2, "{:?}", saved.finished);
+            }
+            let mut writer = TokenWriter::open(&path, saved.extent.clone()).unwrap();
+            reading.read(&files, &mut saved, &mut writer, |_, _| Ok(())).unwrap();
+            let (ids, boundaries) = writer.finish().unwrap().whole();
+            assert!(ids == expected.ids && boundaries == expected.boundaries, "stopped after {stop_after}");
+            let tokens =
+                |files: &[FileSummary]| files.iter().map(|f| (f.lines, f.tokens, f.sentence)).collect::<Vec<_>>();
+            assert_eq!(tokens(&saved.finished), tokens(&expected.files));
+        }
+        assert!(groups > 4, "{groups}");
     }
 
     #[test]
@@ -312,7 +510,7 @@ mod tests {
         assert!(says(b"-1", |_| ()).contains("line 1: token id -1"));
         assert!(says(b"1\n2\n\xff\n", |_| ()).contains("line 3: the text is not UTF-8"));
         assert!(says(b"1\n\xff\n", |r| r.lossy = true).contains("line 2: expected token ids"));
-        assert!(reading(&Lengths).read(&["absent".into()], |_, _| ()).is_err());
+        assert!(read_files(&reading(&Lengths), &["absent".into()], &std::env::temp_dir()).is_err());
     }
 
     /// Blocks are cut at line ends only, so a file of many blocks equals the same lines read one by one.
@@ -323,10 +521,10 @@ mod tests {
         let lines: Vec<String> = (0..60_000).map(|i| "abcdefghijklmnopqrstuvwxyz"[..i * 7 % 26].into()).collect();
         std::fs::write(&path, lines.join("\n")).unwrap();
         let raw = Reading { from_raw_text: true, ..reading(&Lengths) };
-        let read = raw.read(std::slice::from_ref(&path), |_, _| ()).unwrap().remove(0);
+        let read = read_files(&raw, std::slice::from_ref(&path), dir.path()).unwrap();
         assert!(std::fs::metadata(&path).unwrap().len() > 2 * BLOCK as u64);
         let expected: Vec<i32> = lines.iter().map(|l| if l.is_empty() { EOD } else { l.len() as i32 }).collect();
-        assert_eq!(read.stream.ids, expected);
-        assert_eq!(read.lines, 60_000);
+        assert_eq!(read.ids, expected);
+        assert_eq!(read.files[0].lines, 60_000);
     }
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use sentencepiece::SentencePieceProcessor;
+use sentencepiece::{PieceWithId, SentencePieceProcessor};
 use sha2::{Digest, Sha256};
 
 use super::piece_table::PieceTable;
@@ -99,7 +99,12 @@ impl Tokenizer {
     /// # Errors
     /// Text of 2 GiB or more.
     pub fn encode_ids(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.encode_with_offsets(text)?.into_iter().map(|token| token.id).collect())
+        let pieces = self.library_pieces(text)?;
+        if pieces.iter().any(|piece| number_before_comma(&piece.piece).is_some()) {
+            return Ok(self.encode_with_offsets(text)?.into_iter().map(|token| token.id).collect());
+        }
+        // Nothing to split again: the library's ids are the answer, and nobody looks at the pieces.
+        Ok(pieces.into_iter().map(|piece| piece.id).collect())
     }
 
     /// Pieces, ids and places in the text at once.
@@ -118,6 +123,12 @@ impl Tokenizer {
 
     /// SentencePiece's own segmentation.
     fn segment(&self, text: &str) -> Result<Vec<Spanned>> {
+        let spanned =
+            |piece: PieceWithId| Spanned { piece: piece.piece, span: piece.span.0 as usize..piece.span.1 as usize };
+        Ok(self.library_pieces(text)?.into_iter().map(spanned).collect())
+    }
+
+    fn library_pieces(&self, text: &str) -> Result<Vec<PieceWithId>> {
         // The library reports errors as empty output, which is also what empty text gives.
         if text.is_empty() {
             return Ok(Vec::new());
@@ -129,14 +140,9 @@ impl Tokenizer {
                 text.len()
             )));
         }
-        let pieces = self
-            .processor
+        self.processor
             .encode(text)
-            .map_err(|error| Error::data(&self.path, format!("this model cannot encode {:?}: {error}", head(text))))?;
-        Ok(pieces
-            .into_iter()
-            .map(|piece| Spanned { piece: piece.piece, span: piece.span.0 as usize..piece.span.1 as usize })
-            .collect())
+            .map_err(|error| Error::data(&self.path, format!("this model cannot encode {:?}: {error}", head(text))))
     }
 
     /// Text of ids; control symbols vanish, unknown pieces become ` ⁇ `.
@@ -219,7 +225,7 @@ fn split_digit_commas(
 ) -> Result<Vec<Spanned>> {
     let mut result = Vec::with_capacity(pieces.len());
     for whole in pieces {
-        let Some(stem) = whole.piece.strip_suffix(',').filter(|stem| stem.ends_with(is_digit)) else {
+        let Some(stem) = number_before_comma(&whole.piece) else {
             result.push(whole);
             continue;
         };
@@ -252,6 +258,11 @@ fn split_digit_commas(
         result.push(Spanned { piece: ",".into(), span: comma..whole.span.end });
     }
     Ok(result)
+}
+
+/// What stands before the comma of a piece that ends in a digit and a comma.
+fn number_before_comma(piece: &str) -> Option<&str> {
+    piece.strip_suffix(',').filter(|stem| stem.ends_with(is_digit))
 }
 
 /// The beginning of a text, for messages.

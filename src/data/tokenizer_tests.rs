@@ -80,10 +80,14 @@ fn round_trips_text() {
         assert_eq!(tokenizer.decode(&ids).unwrap(), text);
         let pieces = tokenizer.encode_pieces(text).unwrap();
         assert_eq!(ids, pieces.iter().map(|piece| tokenizer.id(piece).unwrap()).collect::<Vec<_>>());
+        let tokens = tokenizer.encode_with_offsets(text).unwrap();
+        assert_eq!(ids, tokens.iter().map(|token| token.id).collect::<Vec<_>>());
         assert!(pieces[0].starts_with(SPACE_MARK));
         assert!(pieces.iter().all(|piece| piece == "," || !(piece.len() > 1 && piece.ends_with(','))), "{pieces:?}");
     }
     let unknown = tokenizer.encode_ids("漢字 the").unwrap();
+    let tokens = tokenizer.encode_with_offsets("漢字 the").unwrap();
+    assert_eq!(unknown, tokens.iter().map(|token| token.id).collect::<Vec<_>>());
     assert!(unknown.contains(&(special::UNK as u32)));
     assert_eq!(tokenizer.decode(&[special::CLS as u32, special::SEP as u32]).unwrap(), "");
 }

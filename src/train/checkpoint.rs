@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::ranks::Rows;
 use super::state::{FORMAT_VERSION, StateFile, TrainState};
 use super::step::StepProgram;
 use crate::atomic::{public, sync_directory};
@@ -25,10 +26,12 @@ use crate::model::tensor_file::{TensorEntry, TensorFile, hash_file, stored_dtype
 use crate::tensor::TensorId;
 use crate::{Error, Result};
 
-const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+pub(super) const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const MEMORY_FILE: &str = "memory.safetensors";
-const STATE_FILE: &str = "state.json";
+pub(super) const STATE_FILE: &str = "state.json";
 const STATE_HASH_FILE: &str = "state.json.sha256";
+/// Files that hold tensors.
+pub(super) const TENSOR_FILES: [&str; 3] = [WEIGHTS_FILE, OPTIMIZER_FILE, MEMORY_FILE];
 /// Files whose hashes `state.json` holds.
 const HASHED: [&str; 4] = [CONFIG_FILE, WEIGHTS_FILE, OPTIMIZER_FILE, MEMORY_FILE];
 /// Temporary directories beside the checkpoints; what a killed process left is removed by the next save.
@@ -163,7 +166,7 @@ fn replace(dir: &Path, new: tempfile::TempDir, path: &Path) -> Result<()> {
 }
 
 /// Checkpoints in `dir` with their steps, newest first.
-fn checkpoints(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+pub(crate) fn checkpoints(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
@@ -267,6 +270,17 @@ impl Checkpoint {
     /// # Errors
     /// When the checkpoint is of another model, optimiser or batch, or the device fails.
     pub fn load(&self, step: &StepProgram, exec: &mut dyn Executor) -> Result<()> {
+        self.read(step, None, &mut |id, bytes| exec.write(id, &bytes))
+    }
+
+    /// Like [`Checkpoint::load`], but hands each tensor to `write`. Memories are of `batch` rows, where that is not the
+    /// program's own number.
+    pub(super) fn read(
+        &self,
+        step: &StepProgram,
+        batch: Option<usize>,
+        write: &mut dyn FnMut(TensorId, Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
         let config_path = self.path.join(CONFIG_FILE);
         let config = XlnetConfig::read(&config_path)?;
         let untied = step.program.find("transformer.r_w_bias").is_none();
@@ -275,7 +289,12 @@ impl Checkpoint {
             return Err(Error::data(config_path, what));
         }
         let mut plan = vec![];
-        for (name, stored) in tensor_files(step, config.n_layer) {
+        for (name, mut stored) in tensor_files(step, config.n_layer) {
+            if name == MEMORY_FILE
+                && let Some(batch) = batch
+            {
+                stored.iter_mut().for_each(|(_, entry)| entry.shape[0] = batch);
+            }
             let file = TensorFile::open(&self.path.join(name))?;
             let wanted = |name: &String| stored.iter().any(|(_, entry)| entry.name == *name);
             // A program without optimiser or memory leaves them alone; one with some must know all.
@@ -293,11 +312,21 @@ impl Checkpoint {
             for (id, entry) in stored {
                 // Every layer has the same copy of a tied bias; the first is enough.
                 if last.replace(id) != Some(id) {
-                    exec.write(id, &file.read_bytes(&entry.name)?)?;
+                    write(id, file.read_bytes(&entry.name)?)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Gives tensors the number of rows that `memory` has of them: a program may have a share of the batch only.
+pub(super) fn set_memory_rows(files: &mut [(&'static str, Stored); 3], memory: &[Rows]) {
+    for (id, entry) in files.iter_mut().flat_map(|(_, stored)| stored) {
+        if let Some((_, bytes)) = memory.iter().find(|(of, _)| of == id) {
+            let row: usize = entry.shape[1..].iter().product();
+            entry.shape[0] = bytes.len() * 8 / entry.dtype.bitsize() / row.max(1);
+        }
     }
 }
 

@@ -1,23 +1,25 @@
 //! The pretraining loop: batches, steps, metrics, checkpoints.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use super::checkpoint::remove_leftovers;
+use super::disk;
+use super::guard::{LossGuard, Verdict, find_not_finite};
 use super::held_out::HeldOut;
+use super::keys::Keyed;
 use super::lock::RunLock;
 use super::metrics::{MetricsWriter, Row, Speed, Window, row};
+use super::ranks::{Ranks, Start};
 use super::run_plan::RunPlan;
+use super::saving::Saving;
 use super::session::{Session, StepResult};
-use super::snapshot::{Saved, Saver};
-use super::start;
+use super::snapshot::Saved;
+use super::start::{self, Progress};
 use crate::atomic::{AtomicFile, remove_temporaries};
 use crate::data::loader::Loader;
+use crate::distributed::{Collective, Single};
 use crate::{Error, Result};
-
-/// A save that failed is tried again after this time, or when the next one is due.
-const RETRY: Duration = Duration::from_secs(60);
 
 /// What a run tells while it runs.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +38,8 @@ pub enum Event<'a> {
         steps_per_epoch: u64,
         /// The checkpoint it goes on from.
         checkpoint: Option<&'a Path>,
+        /// Processes that share each batch, and what carries their bytes.
+        ranks: (usize, &'static str),
     },
     /// One update was done.
     Step {
@@ -64,6 +68,22 @@ pub enum Event<'a> {
         /// The newest checkpoint there is.
         kept: Option<&'a Path>,
     },
+    /// A loss far above the usual ones; checkpoints wait until it is over.
+    SpikeBegins {
+        /// Updates done.
+        step: u64,
+        /// The loss.
+        loss: f64,
+        /// The mean of the usual ones.
+        mean: f64,
+    },
+    /// Losses are usual again.
+    SpikeEnds {
+        /// Updates done.
+        step: u64,
+        /// Updates that were unusual.
+        steps: u64,
+    },
     /// Metrics could not be written; training goes on, and writes them later. Told once until they can be again.
     LogFailed(&'a Error),
 }
@@ -77,24 +97,20 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// A run that is ready to start.
+/// A run that is ready to start, or one rank of it. Every rank computes; the first one alone measures held-out loss, and
+/// writes metrics and checkpoints.
 pub struct Pretraining {
     plan: RunPlan,
+    ranks: Ranks,
     session: Session,
     loader: Loader,
     held_out: Option<HeldOut>,
-    metrics: MetricsWriter,
+    metrics: Option<MetricsWriter>,
     window: Window,
+    guard: LossGuard,
     speed: Speed,
-    saver: Saver,
-    /// When the last save began.
-    save_began: Instant,
-    /// The step of the newest checkpoint, or of the one that is being written.
-    saved: Option<u64>,
-    /// Why the last save failed.
-    save_error: Option<Error>,
+    saving: Saving,
     log_failed: bool,
-    checkpoint: Option<PathBuf>,
     _locks: Vec<RunLock>,
 }
 
@@ -103,42 +119,76 @@ impl Pretraining {
     ///
     /// # Errors
     /// When data, weights or a checkpoint do not fit, a directory cannot be written, or another run uses it.
-    pub fn prepare(mut plan: RunPlan) -> Result<Self> {
-        let locks = take_directories(&plan)?;
-        let found = start::checkpoint_to_resume(&plan)?;
-        if let Some(seed) = found.as_ref().map(|checkpoint| checkpoint.state().seed)
+    pub fn prepare(plan: RunPlan) -> Result<Self> {
+        Self::prepare_rank(plan, Box::new(Single))
+    }
+
+    /// Prepares the run as one rank of `group`; all ranks do so with the same settings. Rank 0 reads and writes the
+    /// directories of the run and tells the others.
+    ///
+    /// # Errors
+    /// Those of [`Pretraining::prepare`], and when ranks differ or one has ended.
+    pub fn prepare_rank(plan: RunPlan, group: Box<dyn Collective>) -> Result<Self> {
+        let mut ranks = Ranks::new(group, plan.shares())?;
+        match Self::start(plan, &mut ranks) {
+            Ok(start) => Ok(start(ranks)),
+            Err(error) => {
+                ranks.fail(&error);
+                Err(error)
+            }
+        }
+    }
+    fn start(mut plan: RunPlan, ranks: &mut Ranks) -> Result<impl FnOnce(Ranks) -> Self + use<>> {
+        ranks.check_plan(&plan)?;
+        let first = ranks.is_first();
+        let locks = if first { take_directories(&plan)? } else { vec![] };
+        let found = if first { start::checkpoint_to_resume(&plan)? } else { None };
+        let start = found.as_ref().map(|c| Start { path: c.path().to_owned(), state: c.state().clone() });
+        let start = ranks.share_start(start)?;
+        if let Some(seed) = start.as_ref().map(|start| start.state.seed)
             && seed != plan.config.seed
         {
             tracing::warn!("going on with the checkpoint's seed {seed}, not {}", plan.config.seed);
             plan.config.seed = seed;
         }
         let config = &plan.config;
-        let mut loader = Loader::open(&plan.records, &plan.loader())?;
+        let mut loader = Loader::open_rows(&plan.records, &plan.loader(), ranks.rows())?;
         let mut session = Session::new(&plan.model, plan.step_options(), plan.device, config.seed)?;
+        session.set_first_micro((ranks.rank() * config.accumulate) as u32);
         session.reset_memory()?;
-        let mut window = Window::default();
-        match &found {
-            Some(checkpoint) => start::resume(checkpoint, &mut session, &mut loader, &mut window)?,
-            None => start::fresh_start(&plan, &mut session)?,
+        let memory = match &found {
+            Some(checkpoint) => start::load(checkpoint, &plan, &mut session)?,
+            None if first => start::fresh_start(&plan, &mut session).map(|()| vec![])?,
+            None => vec![],
+        };
+        session.set_step(ranks.first(session.step())?); // weights may come with their number of updates
+        let (program, exec) = session.parts();
+        ranks.share_weights(program, exec)?;
+        let (mut window, mut guard) = (Window::default(), LossGuard::default());
+        if let Some(start) = &start {
+            ranks.scatter_memory(program, exec, &memory)?;
+            start::resume(start, &mut session, &mut loader, &mut window, &mut guard)?;
         }
-        let held_out = HeldOut::open(&plan)?;
-        let metrics = MetricsWriter::open(log_dir(&plan), session.step(), config.tensorboard)?;
-        write_settings(&plan)?;
-        let checkpoint = found.map(|checkpoint| checkpoint.path().to_owned());
-        Ok(Pretraining {
-            saved: checkpoint.is_some().then_some(session.step()),
+        let (mut held_out, mut metrics) = (None, None);
+        if first {
+            held_out = HeldOut::open(&plan)?;
+            metrics = Some(MetricsWriter::open(log_dir(&plan), session.step(), config.tensorboard)?);
+            write_settings(&plan)?;
+            warn_of_little_room(&plan, &session);
+        }
+        let checkpoint = start.map(|start| start.path);
+        Ok(move |ranks| Pretraining {
+            saving: Saving::new(checkpoint, session.step()),
             plan,
+            ranks,
             session,
             loader,
             held_out,
             metrics,
             window,
+            guard,
             speed: Speed::default(),
-            saver: Saver::default(),
-            save_began: Instant::now(),
-            save_error: None,
             log_failed: false,
-            checkpoint,
             _locks: locks,
         })
     }
@@ -147,25 +197,35 @@ impl Pretraining {
     pub fn session(&mut self) -> &mut Session {
         &mut self.session
     }
-    /// The newest checkpoint, written or read.
+    /// This rank among those of the run.
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
+    }
+    /// Leaves the group of ranks in order, when all is done.
+    ///
+    /// # Errors
+    /// When another rank has failed.
+    pub fn finish(&mut self) -> Result<()> {
+        self.ranks.finish()
+    }
+    /// The newest checkpoint, written or read; those that are written, only at rank 0.
     pub fn checkpoint(&self) -> Option<&Path> {
-        self.checkpoint.as_deref()
+        self.saving.checkpoint()
     }
 
     /// Trains until all updates are done or `stop` is set; the step in progress is finished and saved either way. A
     /// save that fails on the way is told and tried again.
     ///
     /// # Errors
-    /// When the loss or the gradient stops being a number (nothing is saved then, older checkpoints stay), the device
-    /// fails, or the last checkpoint cannot be written.
+    /// When the loss or the gradient stops being a number or a spike of the loss lasts (nothing is saved then, older
+    /// checkpoints stay), the device fails, the last checkpoint cannot be written, or another rank has failed.
     pub fn run(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<Outcome> {
         self.tell_start(observe);
-        self.save_began = Instant::now();
         let trained = self.train(stop, observe);
         let saved = self.finish_saving(trained.is_ok(), observe);
-        let logged = self.metrics.flush();
+        let logged = self.metrics.as_mut().map_or(Ok(()), MetricsWriter::flush);
         self.tell_log(logged, observe);
-        trained.and(saved)?;
+        trained.and(saved).inspect_err(|error| self.ranks.fail(error))?;
         let finished = self.session.step() >= self.plan.config.train_steps;
         Ok(if finished { Outcome::Finished } else { Outcome::Interrupted })
     }
@@ -178,23 +238,25 @@ impl Pretraining {
             parameters,
             device_bytes: self.session.exec().held_bytes(),
             steps_per_epoch: self.loader.steps_per_epoch(),
-            checkpoint: self.checkpoint.as_deref(),
+            checkpoint: self.saving.checkpoint(),
+            ranks: (self.ranks.ranks(), self.ranks.engine()),
         });
     }
     fn train(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<()> {
         let tokens = self.plan.tokens_per_step();
         self.speed = Speed::default();
         self.evaluate_when_due(stop, observe)?; // a run that was stopped while it did
-        while self.session.step() < self.plan.config.train_steps && !stop.load(Ordering::Relaxed) {
+        // Ranks stop and save together, whoever is asked to.
+        while self.session.step() < self.plan.config.train_steps && !self.ranks.any(stop.load(Ordering::Relaxed))? {
             let result = self.step()?;
             self.speed.add(tokens);
             observe(Event::Step { result: &result, tokens_per_s: self.speed.rate() });
             self.log_when_due(&result, observe);
+            self.watch(&result, observe)?;
             self.evaluate_when_due(stop, observe)?;
-            if let Some(saved) = self.saver.poll() {
-                self.tell_saved(saved, observe);
-            }
-            if self.save_is_due() {
+            self.saving.poll(observe);
+            self.saving.waits |= self.ranks.any(self.saving.is_due(result.step, &self.plan.config))?;
+            if self.saving.waits && !self.guard.in_spike() {
                 self.save(observe)?;
             }
         }
@@ -207,27 +269,50 @@ impl Pretraining {
     /// When the loss or the gradient is no number, or the device fails.
     pub fn step(&mut self) -> Result<StepResult> {
         let batch = self.loader.next_batch();
-        self.session.upload_batch(&batch)?;
-        let result = self.session.train()?;
+        let result = self.ranks.train(&mut self.session, &batch)?;
         if !(result.loss.is_finite() && result.gradient_norm.is_finite()) {
-            return Err(self.diverged(&result));
+            let StepResult { step, loss, gradient_norm, .. } = result;
+            return Err(self.diverged(format!("step {step} has loss {loss} and gradient norm {gradient_norm}")));
         }
         self.window.add(result.loss);
         Ok(result)
     }
-    fn diverged(&mut self, result: &StepResult) -> Error {
-        if let Some(Saved { result: Ok(path), .. }) = self.saver.wait() {
-            self.checkpoint = Some(path);
-        }
-        let StepResult { step, loss, gradient_norm, .. } = result;
-        let kept = match &self.checkpoint {
-            Some(path) => format!("the last good checkpoint is {}", path.display()),
-            None => "there is no checkpoint yet".into(),
+    /// The sentence that ends a run whose numbers are none, with all that can be found out.
+    fn diverged(&mut self, what: String) -> Error {
+        let found = match find_not_finite(&mut self.session) {
+            Ok(Some(found)) => format!(" ({found})"),
+            _ => String::new(),
         };
-        Error::config(format!(
-            "step {step} has loss {loss} and gradient norm {gradient_norm}, so training stops; {kept}; lower \
-             learning_rate, raise warmup_steps or lower clip"
-        ))
+        let advice = "lower learning_rate, raise warmup_steps or lower clip";
+        Error::config(format!("{what}{found}, so training stops; {}; {advice}", self.last_good()))
+    }
+    fn last_good(&mut self) -> String {
+        let good = self.saving.last_good();
+        if self.ranks.is_first() { good } else { "rank 0 says which checkpoint is the last good one".into() }
+    }
+    /// Tells of losses that jump, and stops when they stay up. A usual loss proves the weights that were saved last.
+    fn watch(&mut self, result: &StepResult, observe: &mut dyn FnMut(Event)) -> Result<()> {
+        let (StepResult { step, loss, .. }, config) = (*result, &self.plan.config);
+        match self.guard.watch(loss, config.loss_spike) {
+            Verdict::Usual => return self.saving.write(&config.model_dir, config.max_save),
+            Verdict::SpikeBegins { mean } => {
+                observe(Event::SpikeBegins { step, loss, mean });
+                self.saving.discard();
+                self.saving.waits = true;
+            }
+            Verdict::SpikeEnds { steps } => observe(Event::SpikeEnds { step, steps }),
+            Verdict::Spike { steps, mean } if steps >= config.loss_spike_steps => {
+                let (began, high) = (step + 1 - steps, mean + config.loss_spike);
+                let good = self.last_good();
+                return Err(Error::config(format!(
+                    "the loss jumped at step {began} from {mean:.2} to more than {high:.2} and is {loss:.2} at step \
+                     {step}, so training stops; {good}; lower learning_rate, raise warmup_steps, or set loss_spike = 0 \
+                     to go on regardless"
+                )));
+            }
+            Verdict::Spike { .. } => {}
+        }
+        Ok(())
     }
 
     fn log_when_due(&mut self, result: &StepResult, observe: &mut dyn FnMut(Event)) {
@@ -235,10 +320,13 @@ impl Pretraining {
         if result.step.is_multiple_of(config.iterations) || result.step == config.train_steps {
             let row = row(result, &self.window, &self.speed);
             observe(Event::Log(&row));
-            let written = self.metrics.write(row);
-            self.tell_log(written, observe);
+            self.write_metrics(row, observe);
             (self.window, self.speed) = (Window::default(), Speed::default());
         }
+    }
+    fn write_metrics(&mut self, row: Row, observe: &mut dyn FnMut(Event)) {
+        let written = self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.write(row));
+        self.tell_log(written, observe);
     }
     /// Tells a failure to log once, until logging works again.
     fn tell_log(&mut self, logged: Result<()>, observe: &mut dyn FnMut(Event)) {
@@ -255,62 +343,62 @@ impl Pretraining {
         let every = config.eval_every_steps.unwrap_or(config.save_steps);
         let due = step > 0 && (step.is_multiple_of(every) || step == config.train_steps);
         let measured = |rows: &[Row]| rows.iter().rev().any(|row| row.step == step && row.eval_loss.is_some());
-        let Some(held_out) = self.held_out.as_mut().filter(|_| due && !measured(self.metrics.rows())) else {
-            return Ok(());
-        };
+        let known = self.metrics.as_ref().is_some_and(|metrics| measured(metrics.rows()));
+        let Some(held_out) = self.held_out.as_mut().filter(|_| due && !known) else { return Ok(()) };
         let Some(loss) = held_out.loss(&mut self.session, stop)? else { return Ok(()) };
+        if !loss.is_finite() {
+            return Err(self.diverged(format!("held-out loss is {loss} after step {step}")));
+        }
         observe(Event::Evaluated { step, loss });
-        let written = self.metrics.write(Row { step, eval_loss: Some(loss), ..Row::default() });
-        self.tell_log(written, observe);
+        self.write_metrics(Row { step, eval_loss: Some(loss), ..Row::default() }, observe);
         self.speed = Speed::default(); // evaluating is no training
         Ok(())
     }
 
-    fn save_is_due(&self) -> bool {
-        let (config, since) = (&self.plan.config, self.save_began.elapsed());
-        let by_time = config.save_minutes > 0.0 && since.as_secs_f64() >= config.save_minutes * 60.0;
-        let again = self.save_error.is_some() && since >= RETRY;
-        self.session.step().is_multiple_of(config.save_steps) || by_time || again
-    }
-    /// Writes a checkpoint, or starts to, and draws the loss curve.
+    /// Writes a checkpoint, or takes the snapshot that the next loss lets write, and draws the loss curve.
     fn save(&mut self, observe: &mut dyn FnMut(Event)) -> Result<()> {
-        if let Some(before) = self.saver.wait() {
-            self.tell_saved(before, observe); // never two at a time
-        }
-        (self.save_began, self.saved) = (Instant::now(), Some(self.session.step()));
-        let drawn = self.metrics.plot();
+        let step = self.session.step();
+        self.saving.begin(step, observe);
+        let (program, exec) = self.session.parts();
+        self.ranks.check_weights(program, exec)?;
+        let memory = self.ranks.gather_memory(program, exec)?;
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        let drawn = metrics.plot();
+        let logs = metrics.handles();
         self.tell_log(drawn, observe);
-        let (plan, session, position) = (&self.plan, &mut self.session, self.loader.position());
+        let max_save = self.checkpoints_kept();
+        let (plan, session) = (&self.plan, &mut self.session);
+        let progress = Progress { memory, position: self.loader.position(), window: &self.window, guard: &self.guard };
         if plan.config.background_save {
-            let snapshot = start::snapshot(plan, session, position, &self.window)?;
-            let (dir, max_save, logs) = (&plan.config.model_dir, plan.config.max_save, self.metrics.handles());
-            self.saver.start(snapshot, dir, max_save, logs)?;
+            let snapshot = start::snapshot(plan, session, progress)?;
+            // A step can overflow a weight although its own loss was a number.
+            if !snapshot.is_finite() {
+                return Err(self.diverged(format!("step {step} left values that are no finite numbers")));
+            }
+            self.saving.hold(snapshot, logs);
         } else {
-            let (step, result) = (session.step(), start::save(plan, session, position, &self.window));
-            self.tell_saved(Saved { step, result }, observe);
+            if find_not_finite(session)?.is_some() {
+                return Err(self.diverged(format!("step {step} left values that are no finite numbers")));
+            }
+            let result = start::save(plan, session, &progress, max_save);
+            self.saving.tell(Saved { step, result }, observe);
         }
         self.speed = Speed::default(); // saving is no training
         Ok(())
     }
-    fn tell_saved(&mut self, Saved { step, result }: Saved, observe: &mut dyn FnMut(Event)) {
-        match result {
-            Ok(path) => {
-                observe(Event::Saved(&path));
-                (self.checkpoint, self.save_error) = (Some(path), None);
-            }
-            Err(error) => {
-                observe(Event::SaveFailed { step, error: &error, kept: self.checkpoint.as_deref() });
-                (self.saved, self.save_error) = (None, Some(error));
-            }
-        }
+    /// The end of a run in a spike is saved, but those from before it stay.
+    fn checkpoints_kept(&self) -> usize {
+        if self.guard.in_spike() { 0 } else { self.plan.config.max_save }
     }
-    /// Waits for the save in progress and, when training went well, saves the last step.
+    /// Finishes the save in progress and, when training went well, saves the last step.
     fn finish_saving(&mut self, well: bool, observe: &mut dyn FnMut(Event)) -> Result<()> {
-        if let Some(before) = self.saver.wait() {
-            self.tell_saved(before, observe);
-        }
+        let dir = self.plan.config.model_dir.clone();
+        self.saving.wait(observe);
+        self.saving.write(&dir, self.checkpoints_kept())?;
+        self.saving.wait(observe);
         let step = self.session.step();
-        if !well || self.saved == Some(step) {
+        // Rank 0 may have found that the save of this step failed.
+        if !well || !self.ranks.any(!self.saving.has(step))? {
             return Ok(());
         }
         let mut failure = None;
@@ -319,9 +407,8 @@ impl Pretraining {
             other => observe(other),
         };
         self.save(&mut watch)?;
-        if let Some(last) = self.saver.wait() {
-            self.tell_saved(last, &mut watch);
-        }
+        self.saving.write(&dir, self.checkpoints_kept())?;
+        self.saving.wait(&mut watch);
         failure.map_or(Ok(()), Err)
     }
 }
@@ -362,4 +449,19 @@ fn write_settings(plan: &RunPlan) -> Result<()> {
     file.append(b"# Written by `xlnet pretrain`; a run of this file is the same run.\n")?;
     file.append(plan.config.to_toml()?.as_bytes())?;
     file.commit()
+}
+
+/// Tells before the work, not after it, that the disk takes no checkpoint.
+fn warn_of_little_room(plan: &RunPlan, session: &Session) {
+    let (dir, program) = (&plan.config.model_dir, session.program());
+    let moments = program.update.iter().flat_map(|update| &update.trained).flat_map(|t| [t.m, t.v]);
+    let stored = program.params.iter().chain(&program.memory).copied().chain(moments);
+    let needed: u64 = stored.map(|id| program.program.tensor(id).bytes() as u64).sum();
+    match disk::space(dir) {
+        Some((_, free)) if free < needed => {
+            let dir = dir.display();
+            tracing::warn!("the disk of {dir} has {free} bytes free, but a checkpoint needs {needed}; make room");
+        }
+        _ => {}
+    }
 }

@@ -1,108 +1,30 @@
-//! Settings of a pretraining run: one list of keys that a TOML file, the command line and the saved copy share.
+//! Settings of a pretraining run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use toml::{Table, Value};
 
 use super::init::InitMethod;
+use super::keys::{DeadKey, Keyed, Kind, Paths, config_keys, dead};
 use super::schedule::{DecayMethod, Schedule};
 use super::step::OptimizerOptions;
 use crate::config::{FeedForwardActivation, XlnetConfig};
 use crate::model::{PositionDropout, Recompute};
 use crate::{Error, Result};
 
-/// What a key's value is, for reading it from a command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// `true` or `false`.
-    Bool,
-    /// A whole number.
-    Integer,
-    /// A number.
-    Number,
-    /// A word or a path.
-    Text,
-    /// Several of them, with commas in between.
-    List,
-}
+config_keys! {
+    /// Every setting of a pretraining run; a key that is absent has its default. Names are the original's flags
+    /// where it has the setting. "Of the records" means: as the data found in `record_info_dir` were made.
+    RunConfig, KEYS;
 
-/// A key of [`RunConfig`].
-#[derive(Clone, Copy, Debug)]
-pub struct Key {
-    /// Its name in files, and as a flag.
-    pub name: &'static str,
-    /// What it means, with unit and default.
-    pub help: &'static str,
-    /// What its value is.
-    pub kind: Kind,
-}
-
-trait KeyType {
-    const KIND: Kind;
-}
-macro_rules! kinds {
-    ($($kind:ident: $($type:ty),+;)*) => { $($(impl KeyType for $type { const KIND: Kind = Kind::$kind; })+)* };
-}
-kinds! {
-    Bool: bool;
-    Integer: usize, u64, u32, i64;
-    Number: f64;
-    Text: String, PathBuf, DecayMethod, FeedForwardActivation, InitMethod, PositionDropout, Recompute;
-    List: Paths;
-}
-impl<T: KeyType> KeyType for Option<T> {
-    const KIND: Kind = T::KIND;
-}
-
-/// Directories, in a file as a list or as one string with commas.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "OneOrMany")]
-pub struct Paths(pub Vec<PathBuf>);
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<PathBuf>),
-}
-impl From<OneOrMany> for Paths {
-    fn from(from: OneOrMany) -> Self {
-        Paths(match from {
-            OneOrMany::One(text) => text.split(',').filter(|p| !p.is_empty()).map(PathBuf::from).collect(),
-            OneOrMany::Many(paths) => paths,
-        })
-    }
-}
-
-macro_rules! run_config {
-    ($($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr,)*) => {
-        /// Every setting of a pretraining run; a key that is absent has its default. Names are the original's flags
-        /// where it has the setting. "Of the records" means: as the data found in `record_info_dir` were made.
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields, default)]
-        pub struct RunConfig { $($(#[doc = $doc])+ pub $key: $type,)* }
-
-        impl Default for RunConfig {
-            fn default() -> Self {
-                RunConfig { $($key: $default,)* }
-            }
-        }
-
-        /// Every key of [`RunConfig`], in order.
-        pub const KEYS: &[Key] = &[
-            $(Key { name: stringify!($key), help: concat!($($doc),+), kind: <$type as KeyType>::KIND },)*
-        ];
-    };
-}
-
-run_config! {
     /// Directories that hold record_info-*.json: `tfrecords` of a corpus; several with commas.
     record_info_dir: Paths = Paths::default(),
     /// Receives checkpoints, run.toml and, unless log_dir says otherwise, metrics.
     model_dir: PathBuf = PathBuf::new(),
-    /// Starts from these weights: a Hugging Face directory or one of our checkpoints; only weights are read.
+    /// Starts from these weights: a TensorFlow checkpoint, a Hugging Face model, one of our checkpoints, or a zip of one.
     init_checkpoint: Option<PathBuf> = None,
+    /// Takes the optimiser's moments and the number of updates from init_checkpoint too.
+    init_optimizer: bool = false,
     /// Where to go on: auto (newest checkpoint of model_dir, if there is one), never, or a checkpoint's directory.
     resume: String = "auto".into(),
 
@@ -128,6 +50,11 @@ run_config! {
     num_predict: Option<usize> = None,
     /// Text was lower-cased; of the records.
     uncased: Option<bool> = None,
+    /// The SentencePiece model in use, to make sure that the records were made with it; when absent that of
+    /// init_checkpoint, if it holds one.
+    sp_path: Option<PathBuf> = None,
+    /// Cores for which rows in both directions are laid out; of the records.
+    num_core_per_host: Option<usize> = None,
     /// Uses passes 0 to num_passes - 1 of the corpus; all when absent.
     num_passes: Option<usize> = None,
 
@@ -188,6 +115,11 @@ run_config! {
     /// Of initial weights, permutations, file order and dropout.
     seed: u64 = 0,
 
+    /// A loss this far above the mean of the last hundred, in nats, is a spike: it is told, and checkpoints wait for its
+    /// end; 0 finds none.
+    loss_spike: f64 = 2.0,
+    /// Updates that a spike may last before training stops.
+    loss_spike_steps: u64 = 100,
     /// Updates between two lines of log; the original's default is 1000.
     iterations: u64 = 100,
     /// Updates between two checkpoints; there is always one at the end. The original has no default.
@@ -212,19 +144,10 @@ run_config! {
     tensorboard: bool = true,
 }
 
-/// A flag of the original that changes nothing here.
-#[derive(Clone, Copy, Debug)]
-pub struct DeadKey {
-    /// Its name.
-    pub name: &'static str,
-    /// What its value is.
-    pub kind: Kind,
-    /// Why it changes nothing.
-    pub why: &'static str,
-}
-
-const fn dead(name: &'static str, kind: Kind, why: &'static str) -> DeadKey {
-    DeadKey { name, kind, why }
+impl Keyed for RunConfig {
+    const KEYS: &[super::keys::Key] = KEYS;
+    const DEAD_KEYS: &[DeadKey] = DEAD_KEYS;
+    const COMMAND: &str = "pretrain";
 }
 
 /// Flags of the original that are accepted with a warning.
@@ -235,8 +158,7 @@ pub const DEAD_KEYS: &[DeadKey] = &[
     dead("track_mean", Kind::Bool, "the original never reads it"),
     dead("use_bfloat16", Kind::Bool, "arithmetic is 32-bit"),
     dead("use_tpu", Kind::Bool, "there is no TPU backend; see device"),
-    dead("num_core_per_host", Kind::Text, "one device does the work; record files tell their own layout"),
-    dead("num_hosts", Kind::Text, "one process does the work"),
+    dead("num_hosts", Kind::Text, "ranks are counted by their launcher, mpirun or WORLD_SIZE"),
     dead("master", Kind::Text, "there is no TPU backend"),
     dead("tpu", Kind::Text, "there is no TPU backend"),
     dead("tpu_zone", Kind::Text, "there is no TPU backend"),
@@ -244,106 +166,7 @@ pub const DEAD_KEYS: &[DeadKey] = &[
     dead("gcp_project", Kind::Text, "there is no TPU backend"),
 ];
 
-impl Key {
-    /// The key called `name`.
-    pub fn find(name: &str) -> Option<&'static Key> {
-        KEYS.iter().find(|key| key.name == name)
-    }
-    /// Reads a value as it stands on a command line; `none` is no value.
-    ///
-    /// # Errors
-    /// When it is of another kind.
-    pub fn parse(&self, text: &str) -> Result<Option<Value>> {
-        let wrong = |expected: &str| Error::config(format!("{} must be {expected}, but is {text:?}", self.name));
-        if text.eq_ignore_ascii_case("none") && self.name != "recompute" {
-            return Ok(None);
-        }
-        Ok(Some(match self.kind {
-            Kind::Bool => match text.to_ascii_lowercase().as_str() {
-                "true" | "t" | "1" | "yes" => true.into(),
-                "false" | "f" | "0" | "no" => false.into(),
-                _ => return Err(wrong("true or false")),
-            },
-            Kind::Integer => text.replace('_', "").parse::<i64>().map_err(|_| wrong("a whole number"))?.into(),
-            Kind::Number => text.parse::<f64>().map_err(|_| wrong("a number"))?.into(),
-            Kind::Text | Kind::List => text.into(),
-        }))
-    }
-    /// The value it has when nobody sets it, as text; `None` where it is derived.
-    pub fn default_text(&self) -> Option<String> {
-        let defaults = Table::try_from(RunConfig::default()).ok()?;
-        match defaults.get(self.name)? {
-            Value::String(text) if text.is_empty() => None,
-            Value::String(text) => Some(text.clone()),
-            Value::Array(list) if list.is_empty() => None,
-            value => Some(value.to_string()),
-        }
-    }
-}
-
-/// Refuses a key that does not exist and names those that look like it.
-fn unknown(key: &str) -> Error {
-    let names = KEYS.iter().map(|k| k.name).chain(DEAD_KEYS.iter().map(|k| k.name));
-    let mut near: Vec<(f64, &str)> = names.map(|name| (strsim::jaro_winkler(key, name), name)).collect();
-    near.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let near: Vec<&str> = near.iter().take_while(|n| n.0 > 0.8).take(3).map(|n| n.1).collect();
-    let advice = match near[..] {
-        [] => "see `xlnet pretrain --help` for all keys".into(),
-        _ => format!("did you mean {}?", near.join(" or ")),
-    };
-    Error::config(format!("unknown key {key}: {advice}"))
-}
-
-/// Toml's messages span lines; ours are sentences.
-fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 impl RunConfig {
-    /// Merges a file and flags, which win, over the defaults.
-    ///
-    /// # Errors
-    /// When the file cannot be read, a key is unknown, or a value is of the wrong kind.
-    pub fn load(file: Option<&Path>, flags: Table) -> Result<Self> {
-        let mut table = match file {
-            Some(path) => read_table(path)?,
-            None => Table::new(),
-        };
-        for (key, value) in flags {
-            table.insert(key, value);
-        }
-        table.retain(|key, _| match DEAD_KEYS.iter().find(|dead| dead.name == key) {
-            Some(dead) => {
-                tracing::warn!("{key} is ignored: {}", dead.why);
-                false
-            }
-            None => true,
-        });
-        Self::from_table(file, table)
-    }
-    fn from_table(file: Option<&Path>, table: Table) -> Result<Self> {
-        let fail = |message: String| match file {
-            Some(path) => Error::data(path, message),
-            None => Error::config(message),
-        };
-        if let Some(key) = table.keys().find(|key| Key::find(key).is_none()) {
-            return Err(fail(unknown(key).to_string()));
-        }
-        // Key by key, so that the sentence can name the key.
-        for (key, value) in &table {
-            let one = Table::from_iter([(key.clone(), value.clone())]);
-            one.try_into::<RunConfig>().map_err(|e| fail(format!("{key}: {}", one_line(e.message()))))?;
-        }
-        table.try_into().map_err(|e: toml::de::Error| fail(one_line(e.message())))
-    }
-    /// The settings as a TOML file.
-    ///
-    /// # Errors
-    /// Never for a configuration that was read.
-    pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::config(format!("these settings cannot be written: {e}")))
-    }
-
     /// Checks every setting that needs no look at the data.
     ///
     /// # Errors
@@ -363,6 +186,7 @@ impl RunConfig {
             ("eval_every_steps", self.eval_every_steps.unwrap_or(1)),
             ("max_save", self.max_save as u64),
             ("accumulate", self.accumulate as u64),
+            ("loss_spike_steps", self.loss_spike_steps),
         ] {
             if value == 0 {
                 return refuse(format!("{key} must be at least 1, but is 0"));
@@ -380,6 +204,7 @@ impl RunConfig {
             ("init_std", self.init_std),
             ("init_range", self.init_range),
             ("save_minutes", self.save_minutes),
+            ("loss_spike", self.loss_spike),
         ] {
             if !(value.is_finite() && value >= 0.0) {
                 return refuse(format!("{key} must be a number of at least 0, but is {value}"));
@@ -452,14 +277,6 @@ impl RunConfig {
         }
         Ok(model)
     }
-}
-
-fn read_table(path: &Path) -> Result<Table> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    text.parse().map_err(|e: toml::de::Error| {
-        let line = e.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
-        Error::data(path, format!("line {line} is not TOML: {}", one_line(e.message())))
-    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use crate::config::XlnetConfig;
 use crate::data::loader::LoaderOptions;
 use crate::data::permutation::check_perm_size;
 use crate::data::record_info::{RecordInfo, RecordQuery, RecordSet, RecordSettings};
+use crate::data::share::rows_of_parts;
+use crate::data::tokenizer::Tokenizer;
 use crate::model::{MaskKind, QueryKind, TransformerOptions};
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -24,6 +26,8 @@ pub struct RunPlan {
     pub records: RecordSet,
     /// Held-out data.
     pub held_out: Option<RecordSet>,
+    /// Processes that share each batch.
+    pub ranks: usize,
 }
 
 impl RunPlan {
@@ -31,7 +35,15 @@ impl RunPlan {
     ///
     /// # Errors
     /// A sentence that names the setting or file that does not fit, and what would.
-    pub fn new(mut config: RunConfig) -> Result<Self> {
+    pub fn new(config: RunConfig) -> Result<Self> {
+        Self::for_ranks(config, 1)
+    }
+
+    /// The plan of a run of `ranks` processes, each of which works on an equal share of every batch.
+    ///
+    /// # Errors
+    /// Those of [`RunPlan::new`], and when batches cannot be shared.
+    pub fn for_ranks(mut config: RunConfig, ranks: usize) -> Result<Self> {
         config.validate()?;
         let device = config.device.parse::<Device>()?.resolve()?;
         let query = RecordQuery {
@@ -44,6 +56,8 @@ impl RunPlan {
             mask_beta: config.mask_beta,
             num_predict: config.num_predict.map(Some),
             num_passes: config.num_passes,
+            num_core_per_host: config.num_core_per_host,
+            vocabulary_hash: vocabulary_in_use(&config)?,
             ..RecordQuery::default()
         };
         let records = RecordSet::find(&config.record_info_dir.0, &query)?;
@@ -51,7 +65,7 @@ impl RunPlan {
         let reuse_len = settings.reuse_len.unwrap_or(settings.seq_len / 2);
         let perm_size = config.perm_size.unwrap_or(reuse_len);
         check_perm_size(perm_size, reuse_len, settings.seq_len)?;
-        check_batch(settings, config.accumulate)?;
+        check_batch(settings, config.accumulate, ranks)?;
         let model = config.model(vocabulary_size(&records)?)?;
 
         config.train_batch_size = Some(settings.bsz);
@@ -74,7 +88,7 @@ impl RunPlan {
             config.untie_r = Some(model.untie_r);
         }
         let held_out = held_out(&config, &records)?;
-        Ok(RunPlan { config, model, device, records, held_out })
+        Ok(RunPlan { config, model, device, records, held_out, ranks })
     }
 
     /// How training data are read.
@@ -86,15 +100,24 @@ impl RunPlan {
             ..LoaderOptions::default()
         }
     }
-    /// The training step's program.
+    /// Rows of the batch that each rank works on, in its order, micro-batch by micro-batch.
+    pub fn shares(&self) -> Vec<Vec<usize>> {
+        let RecordSettings { bsz, bi_data, .. } = self.records.settings;
+        // Where files do not tell, the loader finds it out: what the rows are does not depend on how they are dealt out.
+        let num_core = self.records.files.first().and_then(|files| files.num_core_per_host).unwrap_or(1);
+        let rows = rows_of_parts(bsz, num_core, bi_data, self.ranks * self.config.accumulate);
+        rows.chunks(bsz / self.ranks).map(<[usize]>::to_vec).collect()
+    }
+    /// A rank's program of the training step.
     pub fn step_options(&self) -> StepOptions {
-        step_options(&self.config, &self.records.settings, self.config.accumulate, Some(self.config.optimizer()))
+        let share = RecordSettings { bsz: self.records.settings.bsz / self.ranks, ..self.records.settings.clone() };
+        step_options(&self.config, &share, self.config.accumulate, Some(self.config.optimizer()))
     }
     /// The program that measures held-out loss: no dropout, no gradients, one batch at a time.
     pub fn eval_options(&self) -> Option<StepOptions> {
         self.held_out.as_ref().map(|set| step_options(&self.config, &set.settings, 1, None))
     }
-    /// Input tokens of an update.
+    /// Input tokens of an update, of all ranks.
     pub fn tokens_per_step(&self) -> u64 {
         (self.records.settings.bsz * self.records.settings.seq_len) as u64
     }
@@ -128,19 +151,36 @@ fn step_options(
     StepOptions { transformer, objective: Objective::LanguageModel, accumulate, float: DType::F32, optimizer }
 }
 
-fn check_batch(settings: &RecordSettings, accumulate: usize) -> Result<()> {
+fn check_batch(settings: &RecordSettings, accumulate: usize, ranks: usize) -> Result<()> {
     let bsz = settings.bsz;
-    if !bsz.is_multiple_of(accumulate) {
-        let divisors: Vec<String> = (1..=bsz).filter(|d| bsz.is_multiple_of(*d)).map(|d| d.to_string()).collect();
-        let divisors = divisors.join(", ");
+    let divisors = |n: usize| {
+        let all: Vec<String> = (1..=n).filter(|d| n.is_multiple_of(*d)).map(|d| d.to_string()).collect();
+        all.join(", ")
+    };
+    if ranks == 0 || !bsz.is_multiple_of(ranks) {
+        let numbers = divisors(bsz);
         return Err(Error::config(format!(
-            "accumulate must divide the batch of {bsz} sequences ({divisors}), but is {accumulate}"
+            "{ranks} ranks cannot share a batch of {bsz} sequences equally; start a number of {numbers}"
+        )));
+    }
+    let share = bsz / ranks;
+    if !share.is_multiple_of(accumulate) {
+        let (numbers, whose) = (divisors(share), if ranks == 1 { "" } else { " of a rank" });
+        return Err(Error::config(format!(
+            "accumulate must divide the batch of {share} sequences{whose} ({numbers}), but is {accumulate}"
         )));
     }
     if settings.bi_data && !bsz.is_multiple_of(2) {
         return Err(Error::config(format!("bi_data needs an even train_batch_size, but the records have {bsz}")));
     }
     Ok(())
+}
+
+/// SHA-256 of the vocabulary that `sp_path` names, or that lies beside the weights to start from.
+fn vocabulary_in_use(config: &RunConfig) -> Result<Option<String>> {
+    let beside = || config.init_checkpoint.as_ref().map(|dir| dir.join("spiece.model")).filter(|path| path.is_file());
+    let Some(path) = config.sp_path.clone().or_else(beside) else { return Ok(None) };
+    Ok(Some(Tokenizer::open(&path)?.vocabulary_hash().to_owned()))
 }
 
 /// Size of the vocabulary that our corpus builder noted; the original notes it in a file we do not need.
@@ -164,6 +204,7 @@ fn held_out(config: &RunConfig, records: &RecordSet) -> Result<Option<RecordSet>
         reuse_len: records.settings.reuse_len,
         uncased: Some(records.settings.uncased),
         vocabulary_hash: records.vocabulary_hash.clone(),
+        keep_accents: records.keep_accents,
         ..RecordQuery::default()
     };
     let set = RecordSet::find(directories, &query)?;

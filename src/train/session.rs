@@ -1,11 +1,12 @@
 //! A step program on a device: uploads batches, runs phases, applies updates.
 
+use super::fit;
 use super::step::{OptimizerOptions, StepOptions, StepProgram};
 use crate::backend::{Device, Executor};
 use crate::config::XlnetConfig;
 use crate::data::batch::Batch;
 use crate::op::philox;
-use crate::tensor::DType;
+use crate::tensor::{DType, TensorId};
 use crate::{Error, Result};
 
 /// What one update reports.
@@ -28,6 +29,7 @@ pub struct Session {
     exec: Box<dyn Executor>,
     seed: u64,
     step: u64,
+    first_micro: u32,
 }
 
 /// Random key of one micro-batch of one step: a counter-based draw, so a resumed run has the same keys.
@@ -42,11 +44,13 @@ impl Session {
     /// Builds the program and opens the device; parameters are zeros until they are uploaded.
     ///
     /// # Errors
-    /// When sizes do not fit together or the device is missing.
+    /// When sizes do not fit together, the device is missing, or it has not the memory that is planned; then the sentence
+    /// names the largest batch that fits.
     pub fn new(config: &XlnetConfig, options: StepOptions, device: Device, seed: u64) -> Result<Self> {
         let step_program = StepProgram::build(config, &options)?;
+        fit::check(config, &options, device, &step_program.program)?;
         let exec = step_program.open(device)?;
-        let mut session = Session { step_program, options, exec, seed, step: 0 };
+        let mut session = Session { step_program, options, exec, seed, step: 0, first_micro: 0 };
         session.upload_constants()?;
         Ok(session)
     }
@@ -81,6 +85,15 @@ impl Session {
     /// Continues with another seed, that of a resumed run.
     pub fn set_seed(&mut self, seed: u64) {
         self.seed = seed;
+    }
+    /// Number of this session's first micro-batch among those of all ranks. Dropout is drawn by micro-batch, so that
+    /// ranks drop what one process with as many micro-batches drops.
+    pub fn set_first_micro(&mut self, first: u32) {
+        self.first_micro = first;
+    }
+    /// Gradients of all trained parameters, those of the backward phase.
+    pub fn gradients(&self) -> Vec<TensorId> {
+        self.step_program.update.iter().flat_map(|update| &update.trained).map(|trained| trained.grad).collect()
     }
 
     /// Inputs that never change.
@@ -117,7 +130,14 @@ impl Session {
     /// # Errors
     /// When the batch has other sizes than the program, or no target at all.
     pub fn upload_batch(&mut self, batch: &Batch) -> Result<()> {
-        let targets: f32 = batch.target_mask.iter().sum();
+        self.upload_share(batch, batch.target_mask.iter().sum())
+    }
+
+    /// Uploads a share of a batch that has `targets` targets in all; shares then have losses that add up to the batch's.
+    ///
+    /// # Errors
+    /// When the share has other sizes than the program, or the batch no target at all.
+    pub fn upload_share(&mut self, batch: &Batch, targets: f32) -> Result<()> {
         if targets <= 0.0 {
             return Err(Error::config(
                 "a batch without a single target has no loss; raise num_predict or the batch size",
@@ -138,8 +158,8 @@ impl Session {
     /// Draws this step's dropout keys.
     fn upload_keys(&mut self) -> Result<()> {
         let Some(id) = self.step_program.program.find("dropout_key") else { return Ok(()) };
-        let micro = self.options.accumulate as u32;
-        let keys: Vec<u32> = (0..micro).flat_map(|micro| dropout_key(self.seed, self.step, micro)).collect();
+        let micros = self.first_micro..self.first_micro + self.options.accumulate as u32;
+        let keys: Vec<u32> = micros.flat_map(|micro| dropout_key(self.seed, self.step, micro)).collect();
         self.exec.upload_u32(id, &keys)
     }
 

@@ -5,10 +5,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use super::checkpoint::{ModelDescription, Stored, tensor_files, write_checkpoint};
+use super::checkpoint::{ModelDescription, Stored, set_memory_rows, tensor_files, write_checkpoint};
+use super::ranks::Rows;
 use super::state::TrainState;
 use super::step::StepProgram;
 use crate::backend::Executor;
+use crate::model::tensor_file::Dtype;
 use crate::tensor::TensorId;
 use crate::{Error, Result};
 
@@ -21,18 +23,20 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Copies parameters, moments and memories from the device.
+    /// Copies parameters and moments from the device; `memory` is that of the whole batch.
     ///
     /// # Errors
     /// When the device fails.
     pub fn take(
         step: &StepProgram,
         exec: &mut dyn Executor,
+        memory: Vec<Rows>,
         model: ModelDescription,
         state: TrainState,
     ) -> Result<Self> {
-        let files = tensor_files(step, model.config.n_layer);
-        let mut tensors = HashMap::new();
+        let mut files = tensor_files(step, model.config.n_layer);
+        set_memory_rows(&mut files, &memory);
+        let mut tensors = HashMap::from_iter(memory);
         for (id, _) in files.iter().flat_map(|(_, stored)| stored) {
             if !tensors.contains_key(id) {
                 let mut bytes = vec![0; step.program.tensor(*id).bytes()];
@@ -45,6 +49,17 @@ impl Snapshot {
     /// Updates done when it was taken.
     pub fn step(&self) -> u64 {
         self.state.step
+    }
+    /// Whether all its values are finite numbers.
+    pub fn is_finite(&self) -> bool {
+        let mut entries = self.files.iter().flat_map(|(_, stored)| stored);
+        entries.all(|(id, entry)| {
+            let bytes = &self.tensors[id];
+            match entry.dtype {
+                Dtype::F64 => bytes.as_chunks().0.iter().all(|&b| f64::from_le_bytes(b).is_finite()),
+                _ => bytes.as_chunks().0.iter().all(|&b| f32::from_le_bytes(b).is_finite()),
+            }
+        })
     }
     /// Writes it as [`save_checkpoint`](super::checkpoint::save_checkpoint) does.
     ///

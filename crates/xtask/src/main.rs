@@ -7,10 +7,10 @@ use std::process::{Command, ExitCode};
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  ci       install what build and tests need (cmake, a C++ compiler, a Vulkan driver; Debian and Ubuntu), then check formatting, lints,
-           documentation and features, and run all tests
-  tests    install what the build needs, then run all tests only
-  install  install what the build needs only
+  ci       install what build and tests need (cmake, a C++ compiler, a Vulkan driver, Open MPI, libclang, NVIDIA's ptxas;
+           Debian and Ubuntu), then check formatting, lints, documentation and features, and run all tests
+  tests    install the same, then run all tests only
+  install  install the same only
 ";
 
 fn main() -> ExitCode {
@@ -35,33 +35,66 @@ fn ci() -> Result<(), String> {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     cargo(&["check", "--package", "xlnet", "--no-default-features"])?;
+    cargo(&["clippy", "--package", "xlnet", "--lib", "--features", "mpi", "--", "-D", "warnings"])?;
     run(command("cargo", &["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     tests()
 }
 
-/// All tests; golden tests print a line a case.
+/// All tests; golden tests print a line a case. Those of several processes run twice: by TCP, and under `mpirun`.
 fn tests() -> Result<(), String> {
     // No adapter, no test of WGSL kernels: here that is a failure.
     let arguments = ["test", "--workspace", "--", "--show-output"];
-    run(command("cargo", &arguments).env("XLNET_REQUIRE_WGPU", "1"))
+    run(command("cargo", &arguments).env("XLNET_REQUIRE_WGPU", "1"))?;
+    cargo(&["test", "--package", "xlnet", "--features", "mpi", "--test", "ranks"])
 }
 
-/// What build and tests need beside Rust.
+/// Tools that build and tests need beside Rust.
 fn install() -> Result<(), String> {
-    let there = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
-    let mut missing: Vec<&str> =
-        [("cmake", "cmake"), ("c++", "g++"), ("make", "make")].iter().filter(|(p, _)| !there(p)).map(|t| t.1).collect();
+    let programs =
+        [("cmake", "cmake"), ("c++", "g++"), ("make", "make"), ("mpicc", "libopenmpi-dev"), ("mpirun", "openmpi-bin")];
+    let mut missing: Vec<&str> = programs.iter().filter(|(program, _)| !there(program)).map(|t| t.1).collect();
+    if !has_libclang() {
+        missing.push("libclang-dev"); // bindgen reads MPI's headers with it
+    }
     // WGSL kernels are tested on Mesa's Vulkan driver for the processor where there is no GPU.
     if !has_vulkan() {
         missing.extend(["mesa-vulkan-drivers", "libvulkan1"]);
     }
+    apt_install(&missing)?;
+    install_ptxas()
+}
+
+/// NVIDIA's PTX assembler, alone, from its Python package: tests assemble every kernel with it. No GPU, no CUDA.
+fn install_ptxas() -> Result<(), String> {
+    if env::var_os("PTXAS").is_some() || there(&format!("{TOOLS}/nvidia/cuda_nvcc/bin/ptxas")) {
+        return Ok(());
+    }
+    let pip =
+        |python: &str| Command::new(python).args(["-m", "pip", "--version"]).output().is_ok_and(|o| o.status.success());
+    if !pip("python3") {
+        apt_install(&["python3-pip"])?;
+    }
+    let arguments = ["-m", "pip", "install", "--quiet", "--upgrade", "--target", TOOLS, PTXAS_PACKAGE];
+    run(&mut command("python3", &arguments))
+}
+
+/// Where `ptxas` goes; `ptx-interpreter` looks there.
+const TOOLS: &str = "target/tools/nvcc";
+/// The last major version that knows sm_70 (V100).
+const PTXAS_PACKAGE: &str = "nvidia-cuda-nvcc-cu12==12.9.86";
+
+fn there(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success())
+}
+
+fn apt_install(missing: &[&str]) -> Result<(), String> {
     if missing.is_empty() {
         return Ok(());
     }
     let names = missing.join(" ");
     if !there("apt-get") {
         return Err(format!(
-            "please install {names}: the build needs it, and this system has no apt-get to do it with"
+            "please install {names}: build and tests need it, and this system has no apt-get to do it with"
         ));
     }
     let sudo = there("sudo") && env::var("USER").is_ok_and(|user| user != "root");
@@ -72,8 +105,15 @@ fn install() -> Result<(), String> {
     };
     apt(&["update", "-qq"])?;
     let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
-    args.extend(&missing);
+    args.extend(missing);
     apt(&args)
+}
+
+/// Where bindgen looks for it on Debian and Ubuntu, or where the user says.
+fn has_libclang() -> bool {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let mut llvm = folders.map(|f| f.path()).filter(|path| path.to_string_lossy().contains("/llvm-"));
+    env::var_os("LIBCLANG_PATH").is_some() || llvm.any(|path| path.join("lib/libclang.so.1").exists())
 }
 
 /// True when a Vulkan driver is installed.

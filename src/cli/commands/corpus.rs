@@ -1,17 +1,18 @@
 //! `xlnet corpus`.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use indicatif::ProgressBar;
+use indicatif::{HumanDuration, ProgressBar};
 
 use crate::cli::args::{CorpusBuildArgs, CorpusInspectArgs};
 use crate::cli::output::{bar, print};
-use crate::cli::size::grouped;
+use crate::cli::size::{bytes, grouped};
 use crate::data::corpus::{CorpusOptions, CorpusProgress, CorpusReport, build_corpus};
 use crate::data::encode::{Encode, IdVocabulary};
+use crate::data::inspect::{InspectOptions, View};
 use crate::data::ngram_mask::NgramUnit;
-use crate::data::record::Record;
 use crate::data::tokenizer::Tokenizer;
 
 /// Builds a corpus.
@@ -81,25 +82,66 @@ pub fn matching(pattern: &str) -> anyhow::Result<Vec<PathBuf>> {
 
 /// [`build_corpus`] with a bar.
 pub fn build_with_bar(options: &CorpusOptions, encode: &dyn Encode) -> anyhow::Result<CorpusReport> {
-    let bar = bar(0, "{msg:<8} {wide_bar} {pos}/{len}  {elapsed}");
-    let report = build_corpus(options, encode, &mut |progress| show(&bar, progress));
-    bar.finish_and_clear();
+    let mut meter = Meter::new((options.bsz_per_host * options.seq_len) as u64);
+    let report = build_corpus(options, encode, &mut |progress| meter.show(progress));
+    meter.bar.finish_and_clear();
     Ok(report?)
 }
 
-fn show(bar: &ProgressBar, progress: CorpusProgress) {
-    let (what, done, total) = match progress {
-        CorpusProgress::Reading { files, total, .. } => ("reading", files as u64, total as u64),
-        CorpusProgress::Writing { steps, total } => ("writing", steps, total),
-    };
-    bar.set_message(what);
-    bar.set_length(total);
-    bar.set_position(done);
+/// How far a build is, how fast it goes, and what time is left; now and then a plain line where there is no terminal.
+struct Meter {
+    bar: ProgressBar,
+    step_tokens: u64,
+    phase: &'static str,
+    /// When the phase began, and what was done and how many tokens that were, by an earlier build.
+    begun: Instant,
+    from: (u64, u64),
+    told: Instant,
+}
+
+impl Meter {
+    const SILENCE: Duration = Duration::from_secs(30);
+
+    fn new(step_tokens: u64) -> Self {
+        let bar = bar(0, "{prefix:<8} {wide_bar} {percent:>3} %  {msg}");
+        Self { bar, step_tokens, phase: "", begun: Instant::now(), from: (0, 0), told: Instant::now() }
+    }
+
+    fn show(&mut self, progress: CorpusProgress) {
+        let (phase, done, total, tokens) = match progress {
+            CorpusProgress::Reading { bytes, total, tokens } => ("reading", bytes, total, tokens),
+            CorpusProgress::Writing { steps, total } => ("writing", steps, total, steps * self.step_tokens),
+        };
+        if phase != self.phase {
+            (self.phase, self.begun, self.from) = (phase, Instant::now(), (done, tokens));
+            self.bar.set_prefix(phase);
+            self.bar.set_length(total);
+        }
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let rate = (tokens - self.from.1) as f64 / seconds.max(1e-3);
+        let left = seconds * (total - done) as f64 / (done - self.from.0).max(1) as f64;
+        let left = HumanDuration(Duration::from_secs_f64(left.min(1e9)));
+        let told = format!("{} tokens/s, {left} left", grouped(rate as u64));
+        self.bar.set_position(done);
+        if self.bar.is_hidden() && self.told.elapsed() >= Self::SILENCE {
+            self.told = Instant::now();
+            eprintln!("{phase} {} %, {told}", 100 * done / total.max(1));
+        }
+        self.bar.set_message(told);
+    }
 }
 
 /// What was made, for a person.
 pub fn print_report(report: &CorpusReport) {
     let CorpusReport { lines, tokens, unknown_tokens, steps, .. } = *report;
+    if report.resumed != (0, 0) {
+        let (text, steps) = report.resumed;
+        print(&format!(
+            "went on     after {} of text and {} steps of an earlier build",
+            bytes(text as usize),
+            grouped(steps)
+        ));
+    }
     print(&format!("records     {}", report.records.display()));
     print(&format!("index       {}", report.record_info.display()));
     print(&format!("files       {}, {} without text", report.files.len(), report.empty_files.len()));
@@ -112,11 +154,15 @@ pub fn print_report(report: &CorpusReport) {
     }
 }
 
-/// Prints one record.
+/// Shows one record.
 pub fn inspect(args: &CorpusInspectArgs) -> anyhow::Result<()> {
-    let record = Record::read(&args.file, args.index)?;
     let tokenizer = args.sp_path.as_ref().map(Tokenizer::open).transpose()?;
-    let piece = |id: i32| tokenizer.as_ref().and_then(|t| t.piece(u32::try_from(id).ok()?)).unwrap_or("");
-    print(record.inspect(piece).trim_end());
+    let CorpusInspectArgs { seed, epoch, perm_size, .. } = *args;
+    let options = InspectOptions { tokenizer: tokenizer.as_ref(), seed, epoch, perm_size };
+    let view = View::open(&args.file, args.index, &options)?;
+    print(view.to_text().trim_end());
+    if let Some(path) = &args.svg {
+        std::fs::write(path, view.to_svg()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::data::corpus::CorpusOptions;
 use crate::data::text::TextOptions;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::vocab::{VocabOptions, train_vocab};
+use crate::train::keys::Keyed;
 use crate::train::run_config::RunConfig;
 use crate::train::run_plan::RunPlan;
 
@@ -85,7 +86,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Done> {
 
 fn settings(args: &DemoArgs, records: &Path) -> RunConfig {
     RunConfig {
-        record_info_dir: crate::train::run_config::Paths(vec![records.to_owned()]),
+        record_info_dir: crate::train::keys::Paths(vec![records.to_owned()]),
         model_dir: args.output.join("model"),
         mem_len: SEQ_LEN / 2,
         train_steps: args.train_steps,

@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 
 use super::super::encode::{IdVocabulary, is_start_piece};
+use super::super::record::Record;
+use super::super::special::{CLS, SEP};
 use super::super::special::{EOD, is_functional};
 use super::super::tfrecord::RecordReader;
 use super::*;
@@ -43,6 +45,23 @@ fn options(directory: &Path, files: usize, tokens: usize) -> CorpusOptions {
 
 fn build(options: &CorpusOptions) -> Result<CorpusReport> {
     build_corpus(options, &VOCABULARY, &mut |_| ())
+}
+
+/// Builds in small groups, and ends in a panic, as good as a kill, when progress is told for the `stop`th time.
+fn build_until(options: &CorpusOptions, stop: usize) -> Option<CorpusReport> {
+    let mut told = 0;
+    let build = || {
+        super::build(
+            options,
+            &VOCABULARY,
+            &mut |_| {
+                told += 1;
+                assert!(told < stop, "stopped by the test");
+            },
+            &Pace { text: 1, tokens: 1 << 14, keep: 1 },
+        )
+    };
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(build)).ok().map(Result::unwrap)
 }
 
 fn read(path: &Path, seq_len: usize) -> Vec<Record> {
@@ -303,4 +322,61 @@ fn tiny_corpora_build_or_say_why() {
     let options = CorpusOptions { num_predict: Some(64), ..options(dir.path(), 1, 1000) };
     let records = read(&build(&options).unwrap().records, 64);
     assert!(records.iter().all(|r| r.is_masked.iter().all(|m| *m)));
+}
+
+/// Stopped at every place where progress is told, a build goes on and ends in the same bytes.
+#[test]
+fn a_stopped_build_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path(), 4, 30_000);
+    let expected = build(&options).unwrap();
+    assert_eq!(expected.resumed, (0, 0));
+    let bytes = |report: &CorpusReport| [&report.records, &report.record_info].map(|path| std::fs::read(path).unwrap());
+    let expected = bytes(&expected);
+    let directory = dir.path().join("out/tfrecords");
+    let (mut stops, mut with_text, mut with_steps) = (0, 0, 0);
+    for stop in 1..1000 {
+        if let Some(report) = build_until(&options, stop) {
+            assert_eq!(bytes(&report), expected);
+            break;
+        }
+        stops += 1;
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 3, "a work directory is there");
+        let report = build(&options).unwrap();
+        let (text, steps) = report.resumed;
+        with_text += u32::from(text > 0);
+        with_steps += u32::from(steps > 0);
+        assert_eq!(bytes(&report), expected, "stopped at {stop}");
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 2);
+    }
+    assert!(stops > 20 && with_text > 15 && with_steps > 10, "{stops} {with_text} {with_steps}");
+}
+
+/// What was made of other options, or of a file that changed since, does not count.
+#[test]
+fn a_stopped_build_is_not_mixed_with_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path(), 4, 30_000);
+    let many = 8;
+    assert!(build_until(&options, many).is_none());
+    let seeded = CorpusOptions { seed: 3, ..options.clone() };
+    assert_eq!(build(&seeded).unwrap().resumed, (0, 0));
+    let first = std::fs::read(build(&seeded).unwrap().records).unwrap();
+    assert!(build_until(&options, many).is_none());
+    let order = [0, 1, 2, 3].map(|i| options.inputs[i].clone());
+    let time = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    for path in &order {
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+    assert_eq!(build(&options).unwrap().resumed, (0, 0));
+    assert_eq!(std::fs::read(build(&seeded).unwrap().records).unwrap(), first);
+    // Tokens or records that the disk lost are made again.
+    let expected = std::fs::read(build(&options).unwrap().records).unwrap();
+    for lost in ["tokens", "records"] {
+        assert!(build_until(&options, 28).is_none());
+        let work =
+            dir.path().join("out/tfrecords/.building-train-0-0.bsz-4.seqlen-64.reuse-32.bi.alpha-6.beta-1.fnp-10");
+        std::fs::write(work.join(lost), b"short").unwrap();
+        assert_eq!(std::fs::read(build(&options).unwrap().records).unwrap(), expected, "{lost}");
+    }
 }

@@ -141,6 +141,38 @@ fn positions_resume_exactly_with_and_without_prefetch() {
     assert_ne!(open(&records, |o| o.seed = 6).unwrap().next_batch(), batches[0]);
 }
 
+/// Ranks and micro-batches read parts of a batch; each row is the one that it is in the whole batch.
+#[test]
+fn shares_are_rows_of_the_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = corpus(dir.path(), |o| (o.bsz_per_host, o.num_core_per_host) = (8, 2));
+    let set = find(&records);
+    let options = LoaderOptions { prefetch: 0, seed: 5, ..LoaderOptions::default() };
+    let mut whole = Loader::open(&set, &options).unwrap();
+    for rows in [vec![3], vec![0, 1, 2, 3, 4, 5, 6, 7], vec![6, 2, 5], vec![7, 0]] {
+        let mut share = Loader::open_rows(&set, &options, &rows).unwrap();
+        whole.seek(Position { epoch: 1, step: 2 });
+        share.seek(Position { epoch: 1, step: 2 });
+        for _ in 0..3 {
+            let (all, some) = (whole.next_batch(), share.next_batch());
+            assert_eq!(some.batch_size, rows.len());
+            let pick = |values: &[i32]| {
+                let width = values.len() / all.batch_size;
+                rows.iter().flat_map(|row| values[row * width..(row + 1) * width].to_vec()).collect::<Vec<_>>()
+            };
+            assert_eq!(some.input_ids, pick(&all.input_ids));
+            assert_eq!(some.segment_ids, pick(&all.segment_ids));
+            assert_eq!(some.query_rank, pick(&all.query_rank));
+            assert_eq!(some.key_rank, pick(&all.key_rank));
+            assert_eq!(some.target_positions, pick(&all.target_positions));
+            assert_eq!(some.direction, pick(&all.direction));
+        }
+    }
+    for rows in [vec![], vec![8], vec![1, 2, 1]] {
+        assert!(Loader::open_rows(&set, &options, &rows).is_err(), "{rows:?}");
+    }
+}
+
 /// Four passes in one directory: one order of files for all epochs, another for another seed.
 #[test]
 fn files_are_shuffled_once() {

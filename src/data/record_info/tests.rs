@@ -102,10 +102,13 @@ fn row_layout_is_found() {
         RecordSet::find(std::slice::from_ref(&records), &query).map(|set| set.files[0].num_core_per_host)
     };
     let asked = |n| RecordQuery { num_core_per_host: Some(n), ..RecordQuery::default() };
-    assert_eq!(cores(RecordQuery::default()).unwrap(), 1);
-    assert_eq!(cores(asked(2)).unwrap(), 2);
+    assert_eq!(cores(RecordQuery::default()).unwrap(), None);
+    assert_eq!(cores(asked(2)).unwrap(), Some(2));
     assert!(cores(asked(4)).unwrap_err().to_string().contains("4 rows cannot be laid out for 4 cores"));
     std::fs::write(dir.path().join("corpus_info.json"), "{\"num_core_per_host\": 2}").unwrap();
-    assert_eq!(cores(RecordQuery::default()).unwrap(), 2);
+    assert_eq!(cores(RecordQuery::default()).unwrap(), Some(2));
     assert!(cores(asked(1)).unwrap_err().to_string().contains("laid out for 2 cores, not 1"));
+    // What was left by a build of another batch size says nothing.
+    std::fs::write(dir.path().join("corpus_info.json"), "{\"num_core_per_host\": 2, \"bsz_per_host\": 8}").unwrap();
+    assert_eq!(cores(RecordQuery::default()).unwrap(), None);
 }

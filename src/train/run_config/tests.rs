@@ -1,3 +1,5 @@
+use toml::Table;
+
 use super::*;
 
 fn table(text: &str) -> Table {
@@ -42,7 +44,7 @@ fn every_key_has_help_and_reads_its_default() {
     let defaults = Table::try_from(RunConfig::default()).unwrap();
     for key in KEYS {
         assert!(key.help.trim().ends_with('.'), "{}", key.name);
-        if let Some(text) = key.default_text() {
+        if let Some(text) = RunConfig::default_text(key) {
             let value = key.parse(&text).unwrap();
             assert_eq!(value.as_ref(), defaults.get(key.name), "{}", key.name);
         }

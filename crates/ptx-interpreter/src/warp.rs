@@ -1,0 +1,142 @@
+//! One warp: registers, predicates, and where its lanes are.
+
+use std::collections::VecDeque;
+
+use crate::kernel::Kernel;
+use crate::lanes::{Lanes, WARP};
+use crate::shadow::Clock;
+
+/// One asynchronous copy on its way.
+pub(crate) struct Copy {
+    /// Offset in shared memory.
+    pub to: usize,
+    pub data: Vec<u8>,
+    pub line: u32,
+}
+
+/// Asynchronous copies of one lane.
+#[derive(Default)]
+pub(crate) struct Copies {
+    pub open: Vec<Copy>,
+    pub groups: VecDeque<Vec<Copy>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Running,
+    /// At a barrier of the block.
+    Waiting,
+    Done,
+}
+
+pub(crate) struct Warp {
+    pub index: usize,
+    pub registers: Vec<Lanes>,
+    /// A bit for each lane that wrote the register.
+    pub written: Vec<u32>,
+    pub predicates: Vec<u32>,
+    pub predicates_written: Vec<u32>,
+    /// Next instruction of the lanes in `mask`.
+    pub pc: u32,
+    pub mask: u32,
+    /// Lanes that are elsewhere, lowest position last.
+    pub others: Vec<(u32, u32)>,
+    /// Position at which the lanes meet the nearest others.
+    pub meet: u32,
+    /// Lanes that have not exited.
+    pub live: u32,
+    pub state: State,
+    pub clock: Clock,
+    pub full_barriers: u32,
+    pub copies: Vec<Copies>,
+}
+
+impl Warp {
+    pub fn new(kernel: &Kernel, index: usize, live: u32) -> Self {
+        let mut clock = [0; WARP];
+        clock[index] = 1;
+        let mut warp = Warp {
+            index,
+            registers: vec![[0; WARP]; kernel.registers.len()],
+            written: vec![0; kernel.registers.len()],
+            predicates: vec![0; kernel.predicates.len()],
+            predicates_written: vec![0; kernel.predicates.len()],
+            pc: 0,
+            mask: live,
+            others: vec![],
+            meet: u32::MAX,
+            live,
+            state: State::Running,
+            clock,
+            full_barriers: 0,
+            copies: vec![],
+        };
+        for &(register, value) in &kernel.constants {
+            warp.registers[usize::from(register)] = [value; WARP];
+            warp.written[usize::from(register)] = u32::MAX;
+        }
+        warp
+    }
+
+    /// Goes on with the lanes at the lowest position, and merges those that are at the same.
+    pub fn regroup(&mut self) {
+        if self.mask != 0 {
+            self.others.push((self.pc, self.mask));
+        }
+        self.others.sort_unstable_by_key(|&(pc, _)| std::cmp::Reverse(pc));
+        self.mask = 0;
+        while let Some(&(pc, mask)) = self.others.last() {
+            if self.mask != 0 && pc != self.pc {
+                break;
+            }
+            self.pc = pc;
+            self.mask |= mask;
+            self.others.pop();
+        }
+        self.meet = self.others.last().map_or(u32::MAX, |&(pc, _)| pc);
+    }
+    pub fn branch(&mut self, taken: u32, target: u32) {
+        let stay = self.mask & !taken;
+        if stay == 0 {
+            self.pc = target;
+        } else {
+            self.mask = stay;
+            self.others.push((target, taken));
+            self.regroup();
+        }
+    }
+    pub fn exit(&mut self, lanes: u32) {
+        self.live &= !lanes;
+        self.mask &= !lanes;
+        if self.mask == 0 {
+            self.regroup();
+        }
+        if self.live == 0 {
+            self.state = State::Done;
+        }
+    }
+    /// Writes the lanes of `mask`.
+    pub fn set(&mut self, register: u16, mask: u32, values: &Lanes) {
+        let at = usize::from(register);
+        self.written[at] |= mask;
+        let target = &mut self.registers[at];
+        if mask == u32::MAX {
+            *target = *values;
+        } else {
+            for (lane, (target, value)) in target.iter_mut().zip(values).enumerate() {
+                if mask >> lane & 1 == 1 {
+                    *target = *value;
+                }
+            }
+        }
+    }
+    pub fn set_predicate(&mut self, predicate: u16, mask: u32, value: u32) {
+        let at = usize::from(predicate);
+        self.predicates_written[at] |= mask;
+        self.predicates[at] = self.predicates[at] & !mask | value & mask;
+    }
+    /// A barrier: later accesses are told from earlier ones.
+    pub fn tick(&mut self) {
+        self.clock[self.index] += 1;
+    }
+}
