@@ -1,14 +1,14 @@
 //! Every op on every backend: the contract against `cpu:reference`, gradients against difference quotients, and golden
 //! attention cases. `cargo test --test ops -- --nocapture` prints the support table.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
 use xlnet::ErrorKind;
 use xlnet::backend::Device;
 use xlnet::op::Op;
 use xlnet::tensor::DType;
-use xlnet_testkit::{Support, case::Tolerance, cases, golden, golden_attention, gradients, op_devices};
+use xlnet_testkit::{Case, Support, case::Tolerance, cases, golden, golden_attention, gradients, op_devices};
 
 #[test]
 fn contract() -> Result<()> {
@@ -58,6 +58,31 @@ fn indices_out_of_range_are_errors() -> Result<()> {
             "{device}: {} wrong inputs, {unsupported} of ops that it does not support",
             cases::invalid::cases().len()
         );
+    }
+    Ok(())
+}
+
+/// The biggest case of every op twice: the same bits.
+#[test]
+fn two_runs_give_the_same_bits() -> Result<()> {
+    let mut biggest = BTreeMap::<String, (usize, Case)>::new();
+    for case in cases::all() {
+        let elements = case.program(DType::F64)?.0.tensors.iter().map(|t| t.shape.len()).sum();
+        let op = case.name.split('/').next().unwrap_or_default().to_owned();
+        if biggest.get(&op).is_none_or(|(most, _)| *most < elements) {
+            biggest.insert(op, (elements, case));
+        }
+    }
+    for (device, float) in op_devices()? {
+        let mut same = 0;
+        for (op, (_, case)) in &biggest {
+            let Ok(first) = case.results(device, float) else { continue };
+            let second = case.results(device, float)?;
+            assert!(first.iter().zip(&second).all(|(a, b)| a.is_same(b)), "{op} on {device}: {}", case.name);
+            same += 1;
+        }
+        println!("{device} {float}: {same} ops twice, the same bits");
+        assert!(same >= Op::NAMES.len() - 2, "{same} ops ran on {device}");
     }
     Ok(())
 }

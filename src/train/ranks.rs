@@ -18,7 +18,6 @@ use crate::backend::Executor;
 use crate::data::batch::Batch;
 use crate::distributed::{self, Collective};
 use crate::tensor::TensorId;
-use crate::train::keys::Keyed;
 use crate::{Error, Result};
 
 /// Bytes of a tensor of the whole batch.

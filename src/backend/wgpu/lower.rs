@@ -216,6 +216,8 @@ impl Context<'_> {
         grid: [u32; 3],
     ) -> Result<Launch> {
         let (place, caps) = (&self.place, self.caps);
+        // An operand without elements has no bytes to bind.
+        let buffers: Vec<_> = buffers.iter().map(|slice| slice.filter(|slice| slice.bytes > 0)).collect();
         debug_assert!(P::TEMPLATES.contains(&variant.template));
         if buffers.len() > caps.storage_buffers {
             let (needed, most) = (buffers.len(), caps.storage_buffers);
