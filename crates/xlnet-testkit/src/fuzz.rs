@@ -12,6 +12,7 @@ use xlnet::model::tensor_file::TensorFile;
 use xlnet::model::tensor_source::TensorSource;
 use xlnet::model::tf_bundle::TfBundle;
 use xlnet::model::torch_file::TorchFile;
+use xlnet::train::keys::Keyed;
 use xlnet::train::run_config::RunConfig;
 
 /// A reader under test.
