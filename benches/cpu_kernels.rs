@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use xlnet::backend::cpu::matmul::{Matmul, matmul};
+use xlnet::backend::cpu::matmul::{Matmul, matmul, workspace_len};
 use xlnet::backend::cpu::rel_attention::{self, Dropout, Inputs, Mask, Outputs, Query, Relative, Segments, Sizes};
 use xlnet::backend::cpu::rel_attention_grad::{self, Gradients, ParamGrad, Saved};
 use xlnet::backend::cpu::{real::Real, tile, vector};
@@ -106,38 +106,6 @@ fn tiles(c: &mut Criterion) {
             )
         });
     });
-    // SAFETY: the three matrices have the sizes and strides given.
-    group.bench_function(BenchmarkId::new("q k^T", "gemm crate"), |b| {
-        b.iter(|| unsafe {
-            f32::gemm(
-                [m, d, n],
-                queries.as_ptr(),
-                [d, 1],
-                keys.as_ptr(),
-                [1, d],
-                false,
-                scores.as_mut_ptr(),
-                [stride, 1],
-                1,
-            );
-        });
-    });
-    // SAFETY: as above.
-    group.bench_function(BenchmarkId::new("p v", "gemm crate"), |b| {
-        b.iter(|| unsafe {
-            f32::gemm(
-                [m, n, d],
-                scores.as_ptr(),
-                [stride, 1],
-                keys.as_ptr(),
-                [d, 1],
-                false,
-                out.as_mut_ptr(),
-                [d, 1],
-                1,
-            );
-        });
-    });
     group.bench_function("pack k^T", |b| b.iter(|| tile::pack_transposed(&mut packed, black_box(&keys), d, n, d)));
     group.finish();
 }
@@ -156,9 +124,10 @@ fn matmuls(c: &mut Criterion) {
     ] {
         let (a, b, mut out) = (numbers(m * k), numbers(k * n), vec![0f32; m * n]);
         let sizes = Matmul { m, n, k, trans_a, trans_b, accumulate: false };
+        let mut space = vec![0f32; workspace_len::<f32>(&sizes, rayon::current_num_threads())];
         group.throughput(Throughput::Elements(2 * (m * k * n) as u64));
         group.bench_function(BenchmarkId::new(name, format!("{m}x{k}x{n}")), |bench| {
-            bench.iter(|| matmul(&mut out, &a, &b, None, &sizes));
+            bench.iter(|| matmul(&mut out, &a, &b, None, &sizes, &mut space));
         });
     }
     group.finish();

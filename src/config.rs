@@ -214,6 +214,12 @@ pub struct HuggingFaceConfig {
     /// Beam width of ends.
     #[serde(default)]
     pub end_n_top: Option<usize>,
+    /// `regression`, or what kind of classification.
+    #[serde(default)]
+    pub problem_type: Option<String>,
+    /// The whole file, for keys that are kept as they are.
+    #[serde(skip)]
+    pub json: serde_json::Map<String, serde_json::Value>,
 }
 
 impl HuggingFaceConfig {
@@ -233,8 +239,10 @@ impl HuggingFaceConfig {
         {
             return Err(Error::data(path, format!("model_type must be \"xlnet\", but is {kind:?}")));
         }
-        let config: HuggingFaceConfig = serde_json::from_value(json)
+        let whole = json.as_object().cloned().unwrap_or_default();
+        let mut config: HuggingFaceConfig = serde_json::from_value(json)
             .map_err(|e| Error::data(path, format!("not a Hugging Face XLNet configuration: {e}")))?;
+        config.json = whole;
         config.activation().map_err(|e| Error::data(path, e.to_string()))?;
         config.model().validate().map_err(|e| Error::data(path, e.to_string()))?;
         Ok(config)

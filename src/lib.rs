@@ -51,7 +51,9 @@
 //! ```
 
 mod atomic;
+mod checksum;
 mod error;
+mod size;
 
 pub use error::{Error, ErrorKind, Result};
 

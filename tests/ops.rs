@@ -1,16 +1,14 @@
 //! Every op on every backend: the contract against `cpu:reference`, gradients against difference quotients, and golden
 //! attention cases. `cargo test --test ops -- --nocapture` prints the support table.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
 use xlnet::ErrorKind;
 use xlnet::backend::Device;
 use xlnet::op::Op;
 use xlnet::tensor::DType;
-use xlnet_testkit::{
-    Backend, Support, case::Tolerance, cases, devices, golden, golden_attention, gradients, op_devices,
-};
+use xlnet_testkit::{Backend, Case, Support, case::Tolerance, cases, golden, golden_attention, gradients, op_devices};
 
 #[test]
 fn contract() -> Result<()> {
@@ -25,6 +23,9 @@ fn contract() -> Result<()> {
         assert!(line.failed.is_empty(), "{line}");
         // The CPU does everything; other devices may refuse, but say why.
         assert!(!line.name.starts_with("cpu ") || line.unsupported.is_empty(), "{line}");
+        // PTX has every op but attention.
+        let only_attention = line.unsupported.iter().all(|(case, _)| case.starts_with("rel_attention"));
+        assert!(!line.name.starts_with("cuda:interpreter") || only_attention, "{line}");
     }
     Ok(())
 }
@@ -66,6 +67,31 @@ fn indices_out_of_range_are_errors() -> Result<()> {
     Ok(())
 }
 
+/// The biggest case of every op twice: the same bits.
+#[test]
+fn two_runs_give_the_same_bits() -> Result<()> {
+    let mut biggest = BTreeMap::<String, (usize, Case)>::new();
+    for case in cases::all() {
+        let elements = case.program(DType::F64)?.0.tensors.iter().map(|t| t.shape.len()).sum();
+        let op = case.name.split('/').next().unwrap_or_default().to_owned();
+        if biggest.get(&op).is_none_or(|(most, _)| *most < elements) {
+            biggest.insert(op, (elements, case));
+        }
+    }
+    for (device, float) in op_devices()? {
+        let mut same = 0;
+        for (op, (_, case)) in &biggest {
+            let Ok(first) = case.results(device, float) else { continue };
+            let second = case.results(device, float)?;
+            assert!(first.iter().zip(&second).all(|(a, b)| a.is_same(b)), "{op} on {device}: {}", case.name);
+            same += 1;
+        }
+        println!("{device} {float}: {same} ops twice, the same bits");
+        assert!(same >= Op::NAMES.len() - 2, "{same} ops ran on {device}");
+    }
+    Ok(())
+}
+
 #[test]
 fn gradients_are_those_of_the_forward_ops() -> Result<()> {
     for device in [Device::CpuReference, Device::Cpu] {
@@ -94,25 +120,31 @@ fn golden_attention_cases() -> Result<()> {
     assert!(cases.len() >= 6, "the cases of tests/golden/attention are missing");
     let mut all_ok = true;
     for case in &cases {
-        for device in [Device::CpuReference].into_iter().chain(devices()?) {
-            for float in [DType::F32, DType::F64] {
-                let forms: &[bool] = if case.meta["mask"] == "perm" { &[false, true] } else { &[false] };
-                for &bits in forms {
-                    let result = golden_attention::run(case, device, float, bits);
-                    let form = if bits { " as bits" } else { "" };
-                    let ok = matches!(result, Ok((_, error)) if error <= golden_attention::TOLERANCE);
-                    let verdict = if ok { "ok" } else { "FAILED" };
-                    match result {
-                        Ok((tensor, error)) => {
-                            println!(
-                                "{}{form} {device} {float}: largest error {error:.1e} ({tensor}), {verdict}",
-                                case.name
-                            )
-                        }
-                        Err(error) => println!("{}{form} {device} {float}: {error:#}, {verdict}", case.name),
+        let reference = [DType::F32, DType::F64].map(|float| (Device::CpuReference.into(), float));
+        for (device, float) in reference.into_iter().chain(op_devices()?) {
+            let forms: &[bool] = if case.meta["mask"] == "perm" { &[false, true] } else { &[false] };
+            for &bits in forms {
+                let result = golden_attention::run(case, device, float, bits);
+                let form = if bits { " as bits" } else { "" };
+                // The PTX kernels of attention are not written yet: a refusal there, and only there, is no failure.
+                let refused = matches!(&result, Err(error) if matches!(device, Backend::Interpreter(_))
+                    && error.downcast_ref::<xlnet::Error>().is_some_and(|e| matches!(e.kind(), ErrorKind::Device(_))));
+                let ok = matches!(result, Ok((_, error)) if error <= golden_attention::TOLERANCE);
+                let verdict = if refused {
+                    "unsupported"
+                } else if ok {
+                    "ok"
+                } else {
+                    "FAILED"
+                };
+                let name = &case.name;
+                match result {
+                    Ok((tensor, error)) => {
+                        println!("{name}{form} {device} {float}: largest error {error:.1e} ({tensor}), {verdict}");
                     }
-                    all_ok &= ok;
+                    Err(error) => println!("{name}{form} {device} {float}: {error:#}, {verdict}"),
                 }
+                all_ok &= ok || refused;
             }
         }
     }

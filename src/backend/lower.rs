@@ -7,6 +7,7 @@ mod layer_norm;
 mod loss;
 mod matmul;
 mod movement;
+mod rel_attention;
 
 use bytemuck::bytes_of;
 
@@ -122,6 +123,8 @@ pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
         Op::SoftmaxCrossEntropy(op) => loss::row_loss_workspace(len(op.labels)),
         Op::ElementLoss(op) => loss::row_loss_workspace(len(op.x)),
         Op::SquareNorm(op) => loss::square_norm_workspace(len(op.x)),
+        Op::RelAttention(op) => rel_attention::forward_workspace(op),
+        Op::RelAttentionGrad(op) => rel_attention::backward_workspace(op),
         _ => 0,
     }
 }
@@ -154,10 +157,12 @@ pub fn lower(op: &Op, c: &Context) -> Result<Vec<Launch>> {
         Op::ElementLoss(op) => loss::element_loss(op, c),
         Op::SquareNorm(op) => loss::square_norm(op, c),
         Op::Adam(op) => elementwise::adam(op, c),
-        Op::RelAttention(_) | Op::RelAttentionGrad(_) => {
-            let (name, language) = (op.name(), c.caps.language);
-            Err(Error::device(format!("{name} has no {language} kernel yet; run this program on --device cpu")))
+        Op::RelAttention(_) | Op::RelAttentionGrad(_) if c.caps.language == Language::Ptx => {
+            let name = op.name();
+            Err(Error::device(format!("{name} has no PTX kernel yet; run this program on --device cpu")))
         }
+        Op::RelAttention(op) => rel_attention::forward(op, c),
+        Op::RelAttentionGrad(op) => rel_attention::backward(op, c),
     }
 }
 
@@ -223,7 +228,9 @@ impl Context<'_> {
         grid: [u32; 3],
     ) -> Result<Launch> {
         let (place, caps) = (&self.place, self.caps);
-        debug_assert_eq!(P::TEMPLATE, variant.template);
+        // An operand without elements has no bytes to bind.
+        let buffers: Vec<_> = buffers.iter().map(|slice| slice.filter(|slice| slice.bytes > 0)).collect();
+        debug_assert!(P::TEMPLATES.contains(&variant.template));
         if buffers.len() > caps.storage_buffers {
             let (needed, most) = (buffers.len(), caps.storage_buffers);
             return Err(Error::device(format!(

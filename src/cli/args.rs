@@ -10,6 +10,7 @@ pub use self::task::{
     EmbedArgs, EvaluateArgs, FeaturesCommand, FeaturesDumpArgs, FillArgs, FinetuneArgs, GenerateArgs,
     LanguageModelArgs, PredictArgs, ScoreArgs, ServeArgs, VectorFormat,
 };
+use super::checkpoint_args::{CheckpointCommand, ConvertArgs};
 use super::flags::{RunFlags, switch_if_bool};
 use super::size::parse_bytes;
 use crate::backend::Device;
@@ -44,6 +45,11 @@ pub enum Command {
     Corpus(CorpusCommand),
     /// Pretrain a model on records.
     Pretrain(Box<PretrainArgs>),
+    /// Turn any checkpoint into a Hugging Face model or a TensorFlow checkpoint of the original.
+    Convert(Box<ConvertArgs>),
+    /// Look into checkpoints, clean, average and compare them.
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Fine-tune a pretrained model on a task, and evaluate its checkpoints.
     Finetune(Box<FinetuneArgs>),
     /// Score a fine-tuned model, or all checkpoints of a run.
@@ -71,14 +77,29 @@ pub enum Command {
     Kernels(KernelsCommand),
     /// Find the largest batch that fits a memory, and where the bytes go; allocates nothing.
     Memory(MemoryArgs),
-    /// Tell what this machine offers and what is missing.
-    Doctor,
+    /// Tell what this machine offers and what is missing: instructions, memory, disk, devices, packages.
+    #[command(after_help = "Example:\n  xlnet doctor --model_dir runs/a")]
+    Doctor(DoctorArgs),
     /// Print completions for a shell.
     #[command(after_help = "Example:\n  xlnet completions bash > /etc/bash_completion.d/xlnet")]
     Completions {
         /// The shell.
         shell: Shell,
     },
+    /// Print the manual page, or write those of all commands.
+    #[command(after_help = "Example:\n  xlnet man --dir ~/.local/share/man/man1 && man xlnet-pretrain")]
+    Man {
+        /// Receives xlnet.1 and a page for each command; is made where it is missing.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Where checkpoints will go: its disk is looked at.
+    #[arg(long = "model_dir", default_value = ".", value_name = "DIR")]
+    pub model_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -1,12 +1,14 @@
 //! From arguments to exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
 use super::args::{Cli, Command, CorpusCommand, FeaturesCommand, KernelsCommand, ProgramCommand, VocabCommand};
+use super::checkpoint_args::CheckpointCommand;
 use super::{commands, flags};
 use crate::distributed::launch::Launch;
 
@@ -65,6 +67,7 @@ fn start_logging(level: Option<&str>) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .init();
@@ -82,6 +85,11 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Vocab(VocabCommand::Encode(args)) => commands::vocab::encode(&args),
         Command::Corpus(CorpusCommand::Build(args)) => commands::corpus::build(&args),
         Command::Corpus(CorpusCommand::Inspect(args)) => commands::corpus::inspect(&args),
+        Command::Convert(args) => commands::convert::run(&args),
+        Command::Checkpoint(CheckpointCommand::Inspect(args)) => commands::checkpoint::inspect(&args),
+        Command::Checkpoint(CheckpointCommand::Clean(args)) => commands::checkpoint::clean(&args),
+        Command::Checkpoint(CheckpointCommand::Average(args)) => commands::checkpoint::average(&args),
+        Command::Checkpoint(CheckpointCommand::Diff(args)) => commands::checkpoint::diff(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
         Command::Embed(args) => commands::embed::run(&args),
@@ -95,8 +103,9 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Kernels(KernelsCommand::Check(args)) => commands::kernels::check(&args),
         Command::Kernels(KernelsCommand::Support) => commands::kernels::support(),
         Command::Memory(args) => commands::memory::run(&args),
-        Command::Doctor => commands::doctor::run(),
+        Command::Doctor(args) => commands::doctor::run(&args),
         Command::Completions { shell } => commands::completions(shell),
+        Command::Man { dir } => commands::man(dir.as_deref()),
     }?;
     Ok(Done::Completely)
 }

@@ -1,5 +1,7 @@
 //! Sizes for people: bytes with binary units, counts with thin groups.
 
+pub use crate::size::bytes;
+
 /// Reads `16GiB`, `512MiB`, `1.5G`, `8e9` or plain bytes. `GB` is taken as `GiB`, as cards are sold.
 pub fn parse_bytes(text: &str) -> Result<usize, String> {
     let text = text.trim();
@@ -19,18 +21,6 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
         return Err(format!("{text:?} is no size such as 16GiB"));
     }
     Ok(bytes as usize)
-}
-
-/// Bytes with the largest unit below them.
-pub fn bytes(count: usize) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{count} B") } else { format!("{value:.2} {}", UNITS[unit]) }
 }
 
 /// A count with commas between groups of three digits.

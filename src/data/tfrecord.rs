@@ -6,16 +6,11 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
+pub use crate::checksum::masked_crc;
 use crate::{Error, Result};
 
 const HEADER: u64 = 12; // u64 length, u32 check sum
 const FOOTER: u64 = 4; // u32 check sum
-
-/// CRC-32C of `bytes`, rotated right by 15 bits and offset, so that a check sum of data that itself holds check sums
-/// stays meaningful.
-pub fn masked_crc(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
-}
 
 /// Appends `payload` to `out` as one framed record.
 pub fn append_record(out: &mut Vec<u8>, payload: &[u8]) {

@@ -1,6 +1,6 @@
 //! Sizes and constants of every kernel: `#[repr(C)]` structs whose bytes are a uniform of WGSL and a parameter of PTX.
 //!
-//! A template's struct is the one named after it (`copy_blocks`: [`CopyBlocks`]). All fields are scalars of 4 bytes, so
+//! A template's struct is the one named after it (`copy_blocks`: [`CopyBlocks`]), or that of its family. All fields are scalars of 4 bytes, so
 //! that field `i` lies at byte `4 i` in every language.
 
 use bytemuck::{Pod, Zeroable};
@@ -26,27 +26,27 @@ impl Scalar for f32 {
 
 /// A params struct.
 pub trait Params: Pod {
-    /// The template.
-    const TEMPLATE: &'static str;
+    /// The templates that take it: one, or all kernels of a family.
+    const TEMPLATES: &'static [&'static str];
     /// Names and types of its fields; field `i` lies at byte `4 i`.
     const FIELDS: &'static [(&'static str, &'static str)];
 }
 
 macro_rules! params {
-    ($($(#[$doc:meta])* $template:literal $name:ident { $($(#[$field_doc:meta])* $field:ident: $T:ident,)* })*) => {
+    ($($(#[$doc:meta])* $($template:literal)+ $name:ident { $($(#[$field_doc:meta])* $field:ident: $T:ident,)* })*) => {
         $(
             $(#[$doc])*
             #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
             #[repr(C)]
             pub struct $name { $($(#[$field_doc])* pub $field: $T,)* }
             impl Params for $name {
-                const TEMPLATE: &'static str = $template;
+                const TEMPLATES: &'static [&'static str] = &[$($template),+];
                 const FIELDS: &'static [(&'static str, &'static str)] =
                     &[$((stringify!($field), <$T as Scalar>::NAME),)*];
             }
         )*
         /// Template and fields of every struct.
-        pub const ALL: &[(&str, &[(&str, &str)])] = &[$(($template, <$name as Params>::FIELDS),)*];
+        pub const ALL: &[(&str, &[(&str, &str)])] = &[$($(($template, <$name as Params>::FIELDS),)+)*];
     };
 }
 
@@ -236,6 +236,90 @@ params! {
         ratio_high: u32,
         /// Its low word.
         ratio_low: u32,
+    }
+    /// Of the kernels of relative attention; `work` is the op's scratch. Offsets are in words of 4 bytes.
+    "rel_attention" "rel_attention_grad" "rel_attention_grad_keys" "rel_attention_grad_positions" "rel_attention_rows"
+    "rel_attention_segments" RelAttention {
+        /// B.
+        batch: u32,
+        /// H.
+        heads: u32,
+        /// D.
+        d: u32,
+        /// Rows of the stream: L, or T in the query stream.
+        rows: u32,
+        /// L.
+        length: u32,
+        /// M.
+        memory: u32,
+        /// N = M + L.
+        keys: u32,
+        /// P = N + L.
+        positions: u32,
+        /// G.
+        groups: u32,
+        /// Of all score terms.
+        scale: f32,
+        /// Number of the dropout place.
+        site: u32,
+        /// 16 bits below this drop a probability; 0: no dropout.
+        threshold: u32,
+        /// Factor of kept probabilities.
+        keep: f32,
+        /// Keys after the row's own position are hidden.
+        causal: u32,
+        /// Each row sees M + 1 keys.
+        same_length: u32,
+        /// 1: rows do not see themselves.
+        query: u32,
+        /// 1: there is a segment term.
+        segments: u32,
+        /// 1: add to the results.
+        accumulate: u32,
+        /// `[B, rows]` row of r that belongs to key 0, counted over all groups; 0xffffffff: padded target.
+        starts: u32,
+        /// `[B, rows, 2, ceil(N/32)]` bits: keys hidden from the row; keys of another segment.
+        hidden: u32,
+        /// `[B, H, rows, 2]` f32: segment term of a key of the same, of another segment.
+        scores: u32,
+        /// `[B, H, rows]` f32: sum of dout * out.
+        deltas: u32,
+        /// `[B, H, rows]` f32: sum of ds over keys of another segment.
+        row_sums: u32,
+        /// `[B, H, N]` f32: sum of ds over rows.
+        column_sums: u32,
+        /// `[G, H, P]` f32: sum of ds over the pairs of a row of r.
+        position_sums: u32,
+    }
+    /// Of `rel_attention_grad_bias`.
+    "rel_attention_grad_bias" RelAttentionGradBias {
+        /// Rows in all.
+        rows: u32,
+        /// Rows that share a weight vector of one head.
+        length: u32,
+        /// Heads.
+        heads: u32,
+        /// Head size.
+        d: u32,
+        /// Rows of a block.
+        block: u32,
+        /// First word of the weights in scratch.
+        weights: u32,
+        /// First word of the sums in scratch.
+        sums: u32,
+    }
+    /// Of `rel_attention_grad_bias_sum`.
+    "rel_attention_grad_bias_sum" RelAttentionGradBiasSum {
+        /// Columns.
+        n: u32,
+        /// Rows of the sums.
+        blocks: u32,
+        /// First word of the sums in scratch.
+        sums: u32,
+        /// First element written.
+        first: u32,
+        /// 1 or -1.
+        factor: f32,
     }
     /// Of `softmax`.
     "softmax" Softmax {

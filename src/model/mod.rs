@@ -9,12 +9,17 @@ mod embedding;
 mod feed_forward;
 pub mod heads;
 pub mod hugging_face;
+mod hugging_face_config;
 mod linear;
 mod memory;
 pub mod original;
 pub mod params;
 pub mod tensor_file;
+pub mod tensor_source;
+pub mod tf_bundle;
+pub mod torch_file;
 mod transformer;
+pub mod weights;
 
 pub use linear::{Layout, Linear};
 pub use transformer::{

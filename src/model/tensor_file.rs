@@ -6,13 +6,13 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::{Metadata, TensorInfo as StoredInfo};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 pub use safetensors::Dtype;
 
+use super::tensor_source::{TensorInfo, TensorSource, floats};
 use crate::atomic::temporary_beside;
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -91,22 +91,32 @@ impl TensorFile {
     /// # Errors
     /// When there is no such tensor or the file cannot be read.
     pub fn read_f32(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
-        let dtype = self.info(name).map(|(_, dtype)| dtype);
-        if !matches!(dtype, Some(Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16)) {
-            return Ok(None);
-        }
-        let bytes = self.read_bytes(name)?;
-        Ok(Some(match dtype {
-            Some(Dtype::F64) => elements(&bytes, |b| f64::from_le_bytes(b) as f32),
-            Some(Dtype::F16) => elements(&bytes, |b| f16::from_le_bytes(b).to_f32()),
-            Some(Dtype::BF16) => elements(&bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            _ => elements(&bytes, f32::from_le_bytes),
-        }))
+        let dtype = match self.info(name) {
+            Some((_, Dtype::F32)) => DType::F32,
+            Some((_, Dtype::F64)) => DType::F64,
+            Some((_, Dtype::F16)) => DType::F16,
+            Some((_, Dtype::BF16)) => DType::Bf16,
+            Some(_) => return Ok(None),
+            None => return Err(Error::data(&self.path, format!("has no tensor {name}"))),
+        };
+        Ok(floats(dtype, &self.read_bytes(name)?))
     }
 }
 
-fn elements<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<N>().0.iter().map(|&chunk| convert(chunk)).collect()
+impl TensorSource for TensorFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+    fn names(&self) -> Vec<String> {
+        TensorFile::names(self)
+    }
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        let (shape, dtype) = TensorFile::info(self, name)?;
+        Some(TensorInfo { shape: shape.to_vec(), dtype: dtype.to_string() })
+    }
+    fn read_f32(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
+        TensorFile::read_f32(self, name)
+    }
 }
 
 /// What the header of a new file says about one tensor.
@@ -149,7 +159,7 @@ pub fn write_tensor_file(
         let bytes = entry.shape.iter().try_fold(entry.dtype.bitsize() / 8, |all, &d| all.checked_mul(d));
         let end = bytes.and_then(|bytes| at.checked_add(bytes));
         let end = end.ok_or_else(|| bad(format!("tensor {} of shape {:?} is too big", entry.name, entry.shape)))?;
-        let info = TensorInfo { dtype: entry.dtype, shape: entry.shape.clone(), data_offsets: (at, end) };
+        let info = StoredInfo { dtype: entry.dtype, shape: entry.shape.clone(), data_offsets: (at, end) };
         infos.push((entry.name.clone(), info));
         at = end;
     }

@@ -23,6 +23,7 @@ use crate::model::hugging_face::read_model;
 use crate::model::{AttentionType, MaskKind, TransformerOptions};
 use crate::tensor::DType;
 use crate::train::checkpoint::{ModelDescription, latest, save_checkpoint};
+use crate::train::guard::LossGuard;
 use crate::train::keys::Keyed;
 use crate::train::load::{LoadOptions, download_weights, load_into};
 use crate::train::lock::RunLock;
@@ -324,6 +325,7 @@ impl Finetuning {
             data: serde_json::json!({"stale": self.stale}),
             seed: self.session.seed(),
             loss_window: self.window.losses.clone(),
+            guard: LossGuard::default(),
             vocabulary: Some(self.file.vocabulary.clone()),
             settings: serde_json::to_value(&self.config).map_err(json)?,
         };

@@ -26,10 +26,12 @@ use crate::model::tensor_file::{TensorEntry, TensorFile, hash_file, stored_dtype
 use crate::tensor::TensorId;
 use crate::{Error, Result};
 
-const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+pub(super) const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const MEMORY_FILE: &str = "memory.safetensors";
-const STATE_FILE: &str = "state.json";
+pub(super) const STATE_FILE: &str = "state.json";
 const STATE_HASH_FILE: &str = "state.json.sha256";
+/// Files that hold tensors.
+pub(super) const TENSOR_FILES: [&str; 3] = [WEIGHTS_FILE, OPTIMIZER_FILE, MEMORY_FILE];
 /// Files whose hashes `state.json` holds.
 const HASHED: [&str; 4] = [CONFIG_FILE, WEIGHTS_FILE, OPTIMIZER_FILE, MEMORY_FILE];
 /// Temporary directories beside the checkpoints; what a killed process left is removed by the next save.

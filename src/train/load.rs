@@ -23,20 +23,20 @@ pub struct LoadOptions {
 /// What became of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoadOutcome {
-    /// The parameter has the file's values.
-    Loaded,
+    /// The parameter has the values of this tensor.
+    Loaded(String),
     /// The parameter starts afresh, for this reason.
     Initialised(String),
     /// The file's tensor is not used, for this reason.
-    Ignored(String),
+    Skipped(String),
 }
 
 impl fmt::Display for LoadOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LoadOutcome::Loaded => f.write_str("loaded"),
+            LoadOutcome::Loaded(from) => write!(f, "loaded from {from}"),
             LoadOutcome::Initialised(why) => write!(f, "initialised ({why})"),
-            LoadOutcome::Ignored(why) => write!(f, "ignored ({why})"),
+            LoadOutcome::Skipped(why) => write!(f, "skipped ({why})"),
         }
     }
 }
@@ -44,19 +44,19 @@ impl fmt::Display for LoadOutcome {
 /// One row for every parameter of the program and every tensor of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Name and outcome: parameters in order of declaration, then what was ignored.
+    /// Name and outcome: parameters in order of declaration, then what was skipped.
     pub rows: Vec<(String, LoadOutcome)>,
 }
 
 impl LoadReport {
-    /// Numbers of loaded, initialised and ignored tensors.
+    /// Numbers of loaded, initialised and skipped tensors.
     pub fn counts(&self) -> [usize; 3] {
         let mut counts = [0; 3];
         for (_, outcome) in &self.rows {
             counts[match outcome {
-                LoadOutcome::Loaded => 0,
+                LoadOutcome::Loaded(_) => 0,
                 LoadOutcome::Initialised(_) => 1,
-                LoadOutcome::Ignored(_) => 2,
+                LoadOutcome::Skipped(_) => 2,
             }] += 1;
         }
         counts
@@ -74,8 +74,8 @@ impl fmt::Display for LoadReport {
         for (name, outcome) in &self.rows {
             writeln!(f, "{name:width$}  {outcome}")?;
         }
-        let [loaded, initialised, ignored] = self.counts();
-        write!(f, "{loaded} loaded, {initialised} initialised, {ignored} ignored")
+        let [loaded, initialised, skipped] = self.counts();
+        write!(f, "{loaded} loaded, {initialised} initialised, {skipped} skipped")
     }
 }
 
@@ -105,28 +105,28 @@ pub fn load_into(
             Some(weight) => {
                 check_shape(weights, name, weight, expected, head)?;
                 loaded.push((id, weight));
-                LoadOutcome::Loaded
+                LoadOutcome::Loaded(weights.origin(name))
             }
             None if head || options.allow_missing => LoadOutcome::Initialised("not in the file".into()),
             None => return Err(missing(weights, name)),
         };
-        if outcome != LoadOutcome::Loaded {
+        if !matches!(outcome, LoadOutcome::Loaded(_)) {
             fresh.push(id);
         }
         report.rows.push((name.to_owned(), outcome));
     }
     let used = |name: &String| report.rows.iter().any(|(row, _)| row == name);
-    let unused: Vec<_> = weights.tensors.keys().filter(|name| !used(name)).cloned().collect();
+    let unused: Vec<_> = weights.tensors.keys().filter(|name| !used(name)).map(|name| weights.origin(name)).collect();
     let ignored = weights.ignored.iter().cloned();
     let ignored = unused.into_iter().map(|name| (name, "the program has no such parameter".into())).chain(ignored);
-    report.rows.extend(ignored.map(|(name, why)| (name, LoadOutcome::Ignored(why))));
+    report.rows.extend(ignored.map(|(name, why)| (name, LoadOutcome::Skipped(why))));
 
     initialize_params(exec, &fresh, &options.init)?;
     for (id, weight) in loaded {
         exec.upload_f32(id, &weight.values)?;
     }
-    let [loaded, initialised, ignored] = report.counts();
-    tracing::info!(source = %weights.source.display(), loaded, initialised, ignored, "weights");
+    let [loaded, initialised, skipped] = report.counts();
+    tracing::info!(source = %weights.source.display(), loaded, initialised, skipped, "weights");
     Ok(report)
 }
 

@@ -3,10 +3,13 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::{Error, Result};
 
 const LOCK_FILE: &str = ".lock";
+/// A process that was killed holds its lock until the system has cleared it away, which a write in progress delays.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Keeps a directory for this process until it is dropped. The lock is the system's and dies with the process, however
 /// that ends; the file stays, and says who holds the lock.
@@ -24,7 +27,7 @@ impl RunLock {
         let path = dir.join(LOCK_FILE);
         let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
         let mut file = opened.map_err(|e| Error::io("open", &path, e))?;
-        match file.try_lock() {
+        match patiently(&file) {
             Ok(()) => {
                 // On a full disk the lock holds all the same; only its sentence is poorer then.
                 let _ = file.set_len(0).and_then(|()| file.write_all(holder().as_bytes()));
@@ -44,6 +47,16 @@ impl RunLock {
             }
         }
         Ok(RunLock { _file: file })
+    }
+}
+
+fn patiently(file: &File) -> Result<(), TryLockError> {
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 100),
+            answer => return answer,
+        }
     }
 }
 

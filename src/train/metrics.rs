@@ -235,4 +235,24 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, "{\"step\":2,\"loss\":1.0}\n{\"step\":4,\"loss\":1.0}\n{\"step\":6,\"eval_loss\":3.0}\n");
     }
+    /// Whatever happened to the file, a run starts, and goes on below lines that can all be read.
+    #[test]
+    fn damaged_metrics_are_no_obstacle() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let whole: String = (1..6).map(|step| format!("{{\"step\":{step},\"loss\":1.5}}\n")).collect();
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone().into_bytes();
+            flipped[at] ^= 1 << (at % 8);
+            for bytes in [&whole.as_bytes()[..at], &flipped] {
+                std::fs::write(&path, bytes).unwrap();
+                let mut metrics = MetricsWriter::open(dir.path(), 5, false).unwrap();
+                assert!(metrics.rows().len() >= (at / 22).min(4).saturating_sub(1), "{at}");
+                metrics.write(Row { step: 6, ..Row::default() }).unwrap();
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert!(text.lines().all(|line| serde_json::from_str::<Row>(line).is_ok()), "{at}: {text}");
+                assert!(text.ends_with("{\"step\":6}\n"));
+            }
+        }
+    }
 }

@@ -1,26 +1,25 @@
 //! The pretraining loop: batches, steps, metrics, checkpoints.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use super::checkpoint::remove_leftovers;
+use super::disk;
+use super::guard::{LossGuard, Verdict, find_not_finite};
 use super::held_out::HeldOut;
 use super::keys::Keyed;
 use super::lock::RunLock;
 use super::metrics::{MetricsWriter, Row, Speed, Window, row};
 use super::ranks::{Ranks, Start};
 use super::run_plan::RunPlan;
+use super::saving::Saving;
 use super::session::{Session, StepResult};
-use super::snapshot::{Saved, Saver};
-use super::start;
+use super::snapshot::Saved;
+use super::start::{self, Progress};
 use crate::atomic::{AtomicFile, remove_temporaries};
 use crate::data::loader::Loader;
 use crate::distributed::{Collective, Single};
 use crate::{Error, Result};
-
-/// A save that failed is tried again after this time, or when the next one is due.
-const RETRY: Duration = Duration::from_secs(60);
 
 /// What a run tells while it runs.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +68,22 @@ pub enum Event<'a> {
         /// The newest checkpoint there is.
         kept: Option<&'a Path>,
     },
+    /// A loss far above the usual ones; checkpoints wait until it is over.
+    SpikeBegins {
+        /// Updates done.
+        step: u64,
+        /// The loss.
+        loss: f64,
+        /// The mean of the usual ones.
+        mean: f64,
+    },
+    /// Losses are usual again.
+    SpikeEnds {
+        /// Updates done.
+        step: u64,
+        /// Updates that were unusual.
+        steps: u64,
+    },
     /// Metrics could not be written; training goes on, and writes them later. Told once until they can be again.
     LogFailed(&'a Error),
 }
@@ -92,16 +107,10 @@ pub struct Pretraining {
     held_out: Option<HeldOut>,
     metrics: Option<MetricsWriter>,
     window: Window,
+    guard: LossGuard,
     speed: Speed,
-    saver: Saver,
-    /// When the last save began.
-    save_began: Instant,
-    /// The step of the newest checkpoint, or of the one that is being written.
-    saved: Option<u64>,
-    /// Why the last save failed.
-    save_error: Option<Error>,
+    saving: Saving,
     log_failed: bool,
-    checkpoint: Option<PathBuf>,
     _locks: Vec<RunLock>,
 }
 
@@ -155,20 +164,21 @@ impl Pretraining {
         session.set_step(ranks.first(session.step())?); // weights may come with their number of updates
         let (program, exec) = session.parts();
         ranks.share_weights(program, exec)?;
-        let mut window = Window::default();
+        let (mut window, mut guard) = (Window::default(), LossGuard::default());
         if let Some(start) = &start {
             ranks.scatter_memory(program, exec, &memory)?;
-            start::resume(start, &mut session, &mut loader, &mut window)?;
+            start::resume(start, &mut session, &mut loader, &mut window, &mut guard)?;
         }
         let (mut held_out, mut metrics) = (None, None);
         if first {
             held_out = HeldOut::open(&plan)?;
             metrics = Some(MetricsWriter::open(log_dir(&plan), session.step(), config.tensorboard)?);
             write_settings(&plan)?;
+            warn_of_little_room(&plan, &session);
         }
         let checkpoint = start.map(|start| start.path);
         Ok(move |ranks| Pretraining {
-            saved: checkpoint.is_some().then_some(session.step()),
+            saving: Saving::new(checkpoint, session.step()),
             plan,
             ranks,
             session,
@@ -176,12 +186,9 @@ impl Pretraining {
             held_out,
             metrics,
             window,
+            guard,
             speed: Speed::default(),
-            saver: Saver::default(),
-            save_began: Instant::now(),
-            save_error: None,
             log_failed: false,
-            checkpoint,
             _locks: locks,
         })
     }
@@ -203,18 +210,17 @@ impl Pretraining {
     }
     /// The newest checkpoint, written or read; those that are written, only at rank 0.
     pub fn checkpoint(&self) -> Option<&Path> {
-        self.checkpoint.as_deref()
+        self.saving.checkpoint()
     }
 
     /// Trains until all updates are done or `stop` is set; the step in progress is finished and saved either way. A
     /// save that fails on the way is told and tried again.
     ///
     /// # Errors
-    /// When the loss or the gradient stops being a number (nothing is saved then, older checkpoints stay), the device
-    /// fails, the last checkpoint cannot be written, or another rank has failed.
+    /// When the loss or the gradient stops being a number or a spike of the loss lasts (nothing is saved then, older
+    /// checkpoints stay), the device fails, the last checkpoint cannot be written, or another rank has failed.
     pub fn run(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<Outcome> {
         self.tell_start(observe);
-        self.save_began = Instant::now();
         let trained = self.train(stop, observe);
         let saved = self.finish_saving(trained.is_ok(), observe);
         let logged = self.metrics.as_mut().map_or(Ok(()), MetricsWriter::flush);
@@ -232,7 +238,7 @@ impl Pretraining {
             parameters,
             device_bytes: self.session.exec().held_bytes(),
             steps_per_epoch: self.loader.steps_per_epoch(),
-            checkpoint: self.checkpoint.as_deref(),
+            checkpoint: self.saving.checkpoint(),
             ranks: (self.ranks.ranks(), self.ranks.engine()),
         });
     }
@@ -246,11 +252,11 @@ impl Pretraining {
             self.speed.add(tokens);
             observe(Event::Step { result: &result, tokens_per_s: self.speed.rate() });
             self.log_when_due(&result, observe);
+            self.watch(&result, observe)?;
             self.evaluate_when_due(stop, observe)?;
-            if let Some(saved) = self.saver.poll() {
-                self.tell_saved(saved, observe);
-            }
-            if self.ranks.any(self.save_is_due())? {
+            self.saving.poll(observe);
+            self.saving.waits |= self.ranks.any(self.saving.is_due(result.step, &self.plan.config))?;
+            if self.saving.waits && !self.guard.in_spike() {
                 self.save(observe)?;
             }
         }
@@ -265,25 +271,48 @@ impl Pretraining {
         let batch = self.loader.next_batch();
         let result = self.ranks.train(&mut self.session, &batch)?;
         if !(result.loss.is_finite() && result.gradient_norm.is_finite()) {
-            return Err(self.diverged(&result));
+            let StepResult { step, loss, gradient_norm, .. } = result;
+            return Err(self.diverged(format!("step {step} has loss {loss} and gradient norm {gradient_norm}")));
         }
         self.window.add(result.loss);
         Ok(result)
     }
-    fn diverged(&mut self, result: &StepResult) -> Error {
-        if let Some(Saved { result: Ok(path), .. }) = self.saver.wait() {
-            self.checkpoint = Some(path);
-        }
-        let StepResult { step, loss, gradient_norm, .. } = result;
-        let kept = match &self.checkpoint {
-            _ if !self.ranks.is_first() => "rank 0 says which checkpoint is the last good one".into(),
-            Some(path) => format!("the last good checkpoint is {}", path.display()),
-            None => "there is no checkpoint yet".into(),
+    /// The sentence that ends a run whose numbers are none, with all that can be found out.
+    fn diverged(&mut self, what: String) -> Error {
+        let found = match find_not_finite(&mut self.session) {
+            Ok(Some(found)) => format!(" ({found})"),
+            _ => String::new(),
         };
-        Error::config(format!(
-            "step {step} has loss {loss} and gradient norm {gradient_norm}, so training stops; {kept}; lower \
-             learning_rate, raise warmup_steps or lower clip"
-        ))
+        let advice = "lower learning_rate, raise warmup_steps or lower clip";
+        Error::config(format!("{what}{found}, so training stops; {}; {advice}", self.last_good()))
+    }
+    fn last_good(&mut self) -> String {
+        let good = self.saving.last_good();
+        if self.ranks.is_first() { good } else { "rank 0 says which checkpoint is the last good one".into() }
+    }
+    /// Tells of losses that jump, and stops when they stay up. A usual loss proves the weights that were saved last.
+    fn watch(&mut self, result: &StepResult, observe: &mut dyn FnMut(Event)) -> Result<()> {
+        let (StepResult { step, loss, .. }, config) = (*result, &self.plan.config);
+        match self.guard.watch(loss, config.loss_spike) {
+            Verdict::Usual => return self.saving.write(&config.model_dir, config.max_save),
+            Verdict::SpikeBegins { mean } => {
+                observe(Event::SpikeBegins { step, loss, mean });
+                self.saving.discard();
+                self.saving.waits = true;
+            }
+            Verdict::SpikeEnds { steps } => observe(Event::SpikeEnds { step, steps }),
+            Verdict::Spike { steps, mean } if steps >= config.loss_spike_steps => {
+                let (began, high) = (step + 1 - steps, mean + config.loss_spike);
+                let good = self.last_good();
+                return Err(Error::config(format!(
+                    "the loss jumped at step {began} from {mean:.2} to more than {high:.2} and is {loss:.2} at step \
+                     {step}, so training stops; {good}; lower learning_rate, raise warmup_steps, or set loss_spike = 0 \
+                     to go on regardless"
+                )));
+            }
+            Verdict::Spike { .. } => {}
+        }
+        Ok(())
     }
 
     fn log_when_due(&mut self, result: &StepResult, observe: &mut dyn FnMut(Event)) {
@@ -317,24 +346,19 @@ impl Pretraining {
         let known = self.metrics.as_ref().is_some_and(|metrics| measured(metrics.rows()));
         let Some(held_out) = self.held_out.as_mut().filter(|_| due && !known) else { return Ok(()) };
         let Some(loss) = held_out.loss(&mut self.session, stop)? else { return Ok(()) };
+        if !loss.is_finite() {
+            return Err(self.diverged(format!("held-out loss is {loss} after step {step}")));
+        }
         observe(Event::Evaluated { step, loss });
         self.write_metrics(Row { step, eval_loss: Some(loss), ..Row::default() }, observe);
         self.speed = Speed::default(); // evaluating is no training
         Ok(())
     }
 
-    fn save_is_due(&self) -> bool {
-        let (config, since) = (&self.plan.config, self.save_began.elapsed());
-        let by_time = config.save_minutes > 0.0 && since.as_secs_f64() >= config.save_minutes * 60.0;
-        let again = self.save_error.is_some() && since >= RETRY;
-        self.session.step().is_multiple_of(config.save_steps) || by_time || again
-    }
-    /// Writes a checkpoint, or starts to, and draws the loss curve.
+    /// Writes a checkpoint, or takes the snapshot that the next loss lets write, and draws the loss curve.
     fn save(&mut self, observe: &mut dyn FnMut(Event)) -> Result<()> {
-        if let Some(before) = self.saver.wait() {
-            self.tell_saved(before, observe); // never two at a time
-        }
-        (self.save_began, self.saved) = (Instant::now(), Some(self.session.step()));
+        let step = self.session.step();
+        self.saving.begin(step, observe);
         let (program, exec) = self.session.parts();
         self.ranks.check_weights(program, exec)?;
         let memory = self.ranks.gather_memory(program, exec)?;
@@ -342,38 +366,39 @@ impl Pretraining {
         let drawn = metrics.plot();
         let logs = metrics.handles();
         self.tell_log(drawn, observe);
-        let (plan, session, position) = (&self.plan, &mut self.session, self.loader.position());
+        let max_save = self.checkpoints_kept();
+        let (plan, session) = (&self.plan, &mut self.session);
+        let progress = Progress { memory, position: self.loader.position(), window: &self.window, guard: &self.guard };
         if plan.config.background_save {
-            let snapshot = start::snapshot(plan, session, memory, position, &self.window)?;
-            let (dir, max_save) = (&plan.config.model_dir, plan.config.max_save);
-            self.saver.start(snapshot, dir, max_save, logs)?;
+            let snapshot = start::snapshot(plan, session, progress)?;
+            // A step can overflow a weight although its own loss was a number.
+            if !snapshot.is_finite() {
+                return Err(self.diverged(format!("step {step} left values that are no finite numbers")));
+            }
+            self.saving.hold(snapshot, logs);
         } else {
-            let (step, result) = (session.step(), start::save(plan, session, &memory, position, &self.window));
-            self.tell_saved(Saved { step, result }, observe);
+            if find_not_finite(session)?.is_some() {
+                return Err(self.diverged(format!("step {step} left values that are no finite numbers")));
+            }
+            let result = start::save(plan, session, &progress, max_save);
+            self.saving.tell(Saved { step, result }, observe);
         }
         self.speed = Speed::default(); // saving is no training
         Ok(())
     }
-    fn tell_saved(&mut self, Saved { step, result }: Saved, observe: &mut dyn FnMut(Event)) {
-        match result {
-            Ok(path) => {
-                observe(Event::Saved(&path));
-                (self.checkpoint, self.save_error) = (Some(path), None);
-            }
-            Err(error) => {
-                observe(Event::SaveFailed { step, error: &error, kept: self.checkpoint.as_deref() });
-                (self.saved, self.save_error) = (None, Some(error));
-            }
-        }
+    /// The end of a run in a spike is saved, but those from before it stay.
+    fn checkpoints_kept(&self) -> usize {
+        if self.guard.in_spike() { 0 } else { self.plan.config.max_save }
     }
-    /// Waits for the save in progress and, when training went well, saves the last step.
+    /// Finishes the save in progress and, when training went well, saves the last step.
     fn finish_saving(&mut self, well: bool, observe: &mut dyn FnMut(Event)) -> Result<()> {
-        if let Some(before) = self.saver.wait() {
-            self.tell_saved(before, observe);
-        }
+        let dir = self.plan.config.model_dir.clone();
+        self.saving.wait(observe);
+        self.saving.write(&dir, self.checkpoints_kept())?;
+        self.saving.wait(observe);
         let step = self.session.step();
         // Rank 0 may have found that the save of this step failed.
-        if !well || !self.ranks.any(self.saved != Some(step))? {
+        if !well || !self.ranks.any(!self.saving.has(step))? {
             return Ok(());
         }
         let mut failure = None;
@@ -382,9 +407,8 @@ impl Pretraining {
             other => observe(other),
         };
         self.save(&mut watch)?;
-        if let Some(last) = self.saver.wait() {
-            self.tell_saved(last, &mut watch);
-        }
+        self.saving.write(&dir, self.checkpoints_kept())?;
+        self.saving.wait(&mut watch);
         failure.map_or(Ok(()), Err)
     }
 }
@@ -425,4 +449,19 @@ fn write_settings(plan: &RunPlan) -> Result<()> {
     file.append(b"# Written by `xlnet pretrain`; a run of this file is the same run.\n")?;
     file.append(plan.config.to_toml()?.as_bytes())?;
     file.commit()
+}
+
+/// Tells before the work, not after it, that the disk takes no checkpoint.
+fn warn_of_little_room(plan: &RunPlan, session: &Session) {
+    let (dir, program) = (&plan.config.model_dir, session.program());
+    let moments = program.update.iter().flat_map(|update| &update.trained).flat_map(|t| [t.m, t.v]);
+    let stored = program.params.iter().chain(&program.memory).copied().chain(moments);
+    let needed: u64 = stored.map(|id| program.program.tensor(id).bytes() as u64).sum();
+    match disk::space(dir) {
+        Some((_, free)) if free < needed => {
+            let dir = dir.display();
+            tracing::warn!("the disk of {dir} has {free} bytes free, but a checkpoint needs {needed}; make room");
+        }
+        _ => {}
+    }
 }

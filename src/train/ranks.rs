@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::keys::Keyed;
 use super::run_plan::RunPlan;
 use super::session::{Session, StepResult};
 use super::state::TrainState;
@@ -203,6 +204,11 @@ impl Ranks {
         session.upload_share(share, targets[0])?;
         let mut loss = [session.backward()?];
         distributed::sum(&mut *self.group, &mut loss)?;
+        if !loss[0].is_finite() {
+            // No update: the weights stay as they were, to show what went wrong.
+            let (step, loss, nan) = (session.step() + 1, loss[0], f64::NAN);
+            return Ok(StepResult { step, loss, gradient_norm: nan, learning_rate: nan });
+        }
         let gradients = session.gradients();
         self.group.sum_tensors(session.exec(), &gradients)?;
         let (gradient_norm, learning_rate) = session.update()?;

@@ -21,8 +21,10 @@ config_keys! {
     record_info_dir: Paths = Paths::default(),
     /// Receives checkpoints, run.toml and, unless log_dir says otherwise, metrics.
     model_dir: PathBuf = PathBuf::new(),
-    /// Starts from these weights: a Hugging Face directory or one of our checkpoints; only weights are read.
+    /// Starts from these weights: a TensorFlow checkpoint, a Hugging Face model, one of our checkpoints, or a zip of one.
     init_checkpoint: Option<PathBuf> = None,
+    /// Takes the optimiser's moments and the number of updates from init_checkpoint too.
+    init_optimizer: bool = false,
     /// Where to go on: auto (newest checkpoint of model_dir, if there is one), never, or a checkpoint's directory.
     resume: String = "auto".into(),
 
@@ -113,6 +115,11 @@ config_keys! {
     /// Of initial weights, permutations, file order and dropout.
     seed: u64 = 0,
 
+    /// A loss this far above the mean of the last hundred, in nats, is a spike: it is told, and checkpoints wait for its
+    /// end; 0 finds none.
+    loss_spike: f64 = 2.0,
+    /// Updates that a spike may last before training stops.
+    loss_spike_steps: u64 = 100,
     /// Updates between two lines of log; the original's default is 1000.
     iterations: u64 = 100,
     /// Updates between two checkpoints; there is always one at the end. The original has no default.
@@ -179,6 +186,7 @@ impl RunConfig {
             ("eval_every_steps", self.eval_every_steps.unwrap_or(1)),
             ("max_save", self.max_save as u64),
             ("accumulate", self.accumulate as u64),
+            ("loss_spike_steps", self.loss_spike_steps),
         ] {
             if value == 0 {
                 return refuse(format!("{key} must be at least 1, but is 0"));
@@ -196,6 +204,7 @@ impl RunConfig {
             ("init_std", self.init_std),
             ("init_range", self.init_range),
             ("save_minutes", self.save_minutes),
+            ("loss_spike", self.loss_spike),
         ] {
             if !(value.is_finite() && value >= 0.0) {
                 return refuse(format!("{key} must be a number of at least 0, but is {value}"));

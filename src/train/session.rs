@@ -1,5 +1,6 @@
 //! A step program on a device: uploads batches, runs phases, applies updates.
 
+use super::fit;
 use super::step::{OptimizerOptions, StepOptions, StepProgram};
 use crate::backend::{Device, Executor};
 use crate::config::XlnetConfig;
@@ -43,9 +44,11 @@ impl Session {
     /// Builds the program and opens the device; parameters are zeros until they are uploaded.
     ///
     /// # Errors
-    /// When sizes do not fit together or the device is missing.
+    /// When sizes do not fit together, the device is missing, or it has not the memory that is planned; then the sentence
+    /// names the largest batch that fits.
     pub fn new(config: &XlnetConfig, options: StepOptions, device: Device, seed: u64) -> Result<Self> {
         let step_program = StepProgram::build(config, &options)?;
+        fit::check(config, &options, device, &step_program.program)?;
         let exec = step_program.open(device)?;
         let mut session = Session { step_program, options, exec, seed, step: 0, first_micro: 0 };
         session.upload_constants()?;

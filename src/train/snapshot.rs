@@ -10,6 +10,7 @@ use super::ranks::Rows;
 use super::state::TrainState;
 use super::step::StepProgram;
 use crate::backend::Executor;
+use crate::model::tensor_file::Dtype;
 use crate::tensor::TensorId;
 use crate::{Error, Result};
 
@@ -48,6 +49,17 @@ impl Snapshot {
     /// Updates done when it was taken.
     pub fn step(&self) -> u64 {
         self.state.step
+    }
+    /// Whether all its values are finite numbers.
+    pub fn is_finite(&self) -> bool {
+        let mut entries = self.files.iter().flat_map(|(_, stored)| stored);
+        entries.all(|(id, entry)| {
+            let bytes = &self.tensors[id];
+            match entry.dtype {
+                Dtype::F64 => bytes.as_chunks().0.iter().all(|&b| f64::from_le_bytes(b).is_finite()),
+                _ => bytes.as_chunks().0.iter().all(|&b| f32::from_le_bytes(b).is_finite()),
+            }
+        })
     }
     /// Writes it as [`save_checkpoint`](super::checkpoint::save_checkpoint) does.
     ///

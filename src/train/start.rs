@@ -3,16 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use super::checkpoint::{Checkpoint, ModelDescription, latest, set_memory_rows, tensor_files, write_checkpoint};
+use super::guard::LossGuard;
+use super::import::{ImportOptions, import};
 use super::init::{InitOptions, initialize};
 use super::load::{LoadOptions, load_into};
 use super::metrics::Window;
+use super::moments::load_moments;
 use super::ranks::{Rows, Start};
 use super::run_plan::RunPlan;
 use super::session::Session;
 use super::snapshot::Snapshot;
 use super::state::TrainState;
 use crate::data::loader::{Loader, Position};
-use crate::model::hugging_face::{Architecture, HuggingFaceSettings, read_model};
+use crate::model::hugging_face::{Architecture, HuggingFaceSettings};
 use crate::tensor::TensorId;
 use crate::{Error, Result};
 
@@ -66,14 +69,24 @@ pub(super) fn fresh_start(plan: &RunPlan, session: &mut Session) -> Result<()> {
     };
     let (program, exec) = session.parts();
     let Some(named) = &config.init_checkpoint else { return initialize(exec, program, &init) };
-    let directory = model_directory(named)?;
-    let model = read_model(&directory)?;
+    let sizes = Some(plan.model.clone());
+    let wanted = ImportOptions { sizes, optimizer: config.init_optimizer, ..ImportOptions::default() };
+    let model = import(named, &wanted)?;
     let (theirs, ours) = (model.config.ff_activation, plan.model.ff_activation);
     if theirs != ours {
-        tracing::warn!("{} was trained with ff_activation {theirs:?}, this run has {ours:?}", directory.display());
+        tracing::warn!("{} was trained with ff_activation {theirs:?}, this run has {ours:?}", named.display());
     }
     let report = load_into(exec, program, &model.weights, &LoadOptions { init, ..LoadOptions::default() })?;
-    tracing::info!("weights of {}:\n{report}", directory.display());
+    tracing::info!("weights of {}:\n{report}", model.path.display());
+    if config.init_optimizer {
+        let what = "has no state of the optimiser; drop init_optimizer to start with its weights alone";
+        let state = model.optimizer.ok_or_else(|| Error::data(named, what))?;
+        let missing = load_moments(exec, program, &state)?;
+        if missing > 0 {
+            tracing::warn!("{missing} parameters have no moments in {}; theirs start as zeros", named.display());
+        }
+        session.set_step(state.step);
+    }
     Ok(())
 }
 
@@ -109,29 +122,43 @@ pub(super) fn load(checkpoint: &Checkpoint, plan: &RunPlan, session: &mut Sessio
 ///
 /// # Errors
 /// When its position is not readable.
-pub(super) fn resume(from: &Start, session: &mut Session, loader: &mut Loader, window: &mut Window) -> Result<()> {
-    let TrainState { step, data, seed, loss_window, .. } = from.state.clone();
+pub(super) fn resume(
+    from: &Start,
+    session: &mut Session,
+    loader: &mut Loader,
+    window: &mut Window,
+    guard: &mut LossGuard,
+) -> Result<()> {
+    let TrainState { step, data, seed, loss_window, guard: usual, .. } = from.state.clone();
     let position: Position = serde_json::from_value(data)
         .map_err(|e| Error::data(&from.path, format!("its place in the data is not readable: {e}")))?;
     loader.seek(position);
     session.set_step(step);
     session.set_seed(seed);
     *window = Window { losses: loss_window };
+    *guard = usual;
     Ok(())
+}
+
+/// What of a checkpoint is not in the session.
+pub(super) struct Progress<'a> {
+    /// Memories of the whole batch.
+    pub memory: Vec<Rows>,
+    /// The next batch.
+    pub position: Position,
+    /// Losses not reported yet.
+    pub window: &'a Window,
+    /// What losses are usual.
+    pub guard: &'a LossGuard,
 }
 
 /// Writes a checkpoint of everything that [`load`] and [`resume`] need.
 ///
 /// # Errors
 /// When the device fails or the disk refuses.
-pub(super) fn save(
-    plan: &RunPlan,
-    session: &mut Session,
-    memory: &[Rows],
-    position: Position,
-    window: &Window,
-) -> Result<PathBuf> {
-    let (model, state) = (description(plan, session), state(plan, session, position, window)?);
+pub(super) fn save(plan: &RunPlan, session: &mut Session, progress: &Progress, max_save: usize) -> Result<PathBuf> {
+    let memory = &progress.memory;
+    let (model, state) = (description(plan, session), state(plan, session, progress)?);
     let (program, exec) = session.parts();
     let mut files = tensor_files(program, model.config.n_layer);
     set_memory_rows(&mut files, memory);
@@ -143,23 +170,17 @@ pub(super) fn save(
         bytes.resize(program.program.tensor(id).bytes(), 0);
         exec.read(id, bytes)
     };
-    write_checkpoint(&plan.config.model_dir, &files, &mut read, &model, &state, plan.config.max_save)
+    write_checkpoint(&plan.config.model_dir, &files, &mut read, &model, &state, max_save)
 }
 
 /// Copies everything that [`load`] and [`resume`] need.
 ///
 /// # Errors
 /// When the device fails.
-pub(super) fn snapshot(
-    plan: &RunPlan,
-    session: &mut Session,
-    memory: Vec<Rows>,
-    position: Position,
-    window: &Window,
-) -> Result<Snapshot> {
-    let (model, state) = (description(plan, session), state(plan, session, position, window)?);
+pub(super) fn snapshot(plan: &RunPlan, session: &mut Session, progress: Progress) -> Result<Snapshot> {
+    let (model, state) = (description(plan, session), state(plan, session, &progress)?);
     let (program, exec) = session.parts();
-    Snapshot::take(program, exec, memory, model, state)
+    Snapshot::take(program, exec, progress.memory, model, state)
 }
 
 fn description(plan: &RunPlan, session: &Session) -> ModelDescription {
@@ -167,13 +188,14 @@ fn description(plan: &RunPlan, session: &Session) -> ModelDescription {
     ModelDescription { config: plan.model.clone(), settings }
 }
 
-fn state(plan: &RunPlan, session: &Session, position: Position, window: &Window) -> Result<TrainState> {
+fn state(plan: &RunPlan, session: &Session, progress: &Progress) -> Result<TrainState> {
     let json = |e| Error::config(format!("the state of the run is not JSON: {e}"));
     Ok(TrainState {
         step: session.step(),
-        data: serde_json::to_value(position).map_err(json)?,
+        data: serde_json::to_value(progress.position).map_err(json)?,
         seed: session.seed(),
-        loss_window: window.losses.clone(),
+        loss_window: progress.window.losses.clone(),
+        guard: progress.guard.clone(),
         vocabulary: plan.records.vocabulary_hash.clone(),
         settings: serde_json::to_value(&plan.config).map_err(json)?,
     })

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::guard::LossGuard;
 use crate::{Error, Result};
 
 /// Version of the checkpoint format that this library writes.
@@ -24,6 +25,9 @@ pub struct TrainState {
     /// Losses since they were last reported.
     #[serde(with = "exact")]
     pub loss_window: Vec<f64>,
+    /// What losses are usual.
+    #[serde(default)]
+    pub guard: LossGuard,
     /// SHA-256 of the vocabulary in hexadecimal; `None` when the run has none.
     pub vocabulary: Option<String>,
     /// Resolved settings of the run.
@@ -63,7 +67,7 @@ impl StateFile {
 }
 
 /// Numbers as text: JSON has no NaN, and its parser may be off by the last bit.
-mod exact {
+pub(super) mod exact {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -88,6 +92,7 @@ mod tests {
             seed: 0x9e37_79b9_7f4a_7c15,
             loss_window: vec![0.1 + 0.2, 1.0 / 3.0, 5e-324, f64::MAX, f64::INFINITY, 2.225_073_858_507_201e-308],
             vocabulary: Some("ab".repeat(32)),
+            guard: LossGuard::default(),
             settings: serde_json::json!({"learning_rate": 1e-4, "name": "π \"x\"\n"}),
         };
         let file = StateFile { format_version: FORMAT_VERSION, state, sha256: BTreeMap::new() };

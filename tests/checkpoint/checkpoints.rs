@@ -10,6 +10,7 @@ use xlnet::config::XlnetConfig;
 use xlnet::model::hugging_face::*;
 use xlnet::tensor::DType;
 use xlnet::train::checkpoint::{Checkpoint, ModelDescription, latest, load_checkpoint, save_checkpoint};
+use xlnet::train::guard::LossGuard;
 use xlnet::train::load::{LoadOptions, load_into};
 use xlnet::train::state::TrainState;
 use xlnet::train::step::Objective;
@@ -24,6 +25,7 @@ fn state(step: u64) -> TrainState {
         seed: 99,
         loss_window: vec![2.5, 1.0 / 3.0],
         vocabulary: Some("00".into()),
+        guard: LossGuard::default(),
         settings: serde_json::json!({"learning_rate": 0.001}),
     }
 }
@@ -113,8 +115,30 @@ fn a_failed_save_changes_nothing() {
     assert!(error.contains("cannot create"), "{error}");
 }
 
+/// One of seven kinds of damage, drawn at random; `other` is a whole file of the same directory.
+fn damaged(whole: &[u8], other: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut bytes = whole.to_vec();
+    let mut random = |below: usize| rng.next_u64() as usize % below;
+    let at = random(whole.len());
+    match random(7) {
+        0 => bytes.truncate(at),
+        1 | 2 => bytes[at] ^= 1 << random(8),
+        3 => bytes.extend_from_slice(&whole[..at]),
+        4 => {
+            let end = (at + 1 + random(512)).min(whole.len()); // a block that never reached the disk
+            bytes[at..end].fill(0);
+        }
+        5 => bytes.rotate_left(at),
+        _ => bytes = other.to_vec(),
+    }
+    bytes
+}
+
+/// More than a thousand damages over all files of a checkpoint: each is noticed, or has changed nothing; and the
+/// checkpoint before is used.
 #[test]
 fn damage_is_noticed_and_the_one_before_is_used() {
+    const ROUNDS: usize = 180; // of each file
     let dir = tempfile::tempdir().expect("a directory");
     assert!(latest(&dir.path().join("nowhere")).expect("no directory").is_none());
     assert!(latest(dir.path()).expect("empty").is_none());
@@ -126,28 +150,37 @@ fn damage_is_noticed_and_the_one_before_is_used() {
         save_checkpoint(dir.path(), &step, &mut exec, &description, &state(n), 0).expect("saved");
     }
     let newest = dir.path().join("step-2");
-    let files = names(&newest);
+    let files: Vec<(String, Vec<u8>)> =
+        names(&newest).into_iter().map(|name| (name.clone(), fs::read(newest.join(&name)).expect("a file"))).collect();
+    assert_eq!(files.len(), 6);
     let mut rng = ChaCha8Rng::seed_from_u64(14);
-    for file in &files {
+    let mut noticed = 0;
+    for (i, (file, whole)) in files.iter().enumerate() {
         let path = newest.join(file);
-        let whole = fs::read(&path).expect("a file");
-        for round in 0..12 {
-            let mut bytes = whole.clone();
-            let at = rng.next_u64() as usize % whole.len();
-            if round % 4 == 0 {
-                bytes.truncate(at)
-            } else {
-                bytes[at] ^= 1 << (round % 8)
-            }
+        for round in 0..ROUNDS {
+            let bytes = damaged(whole, &files[(i + 1 + round % 5) % 6].1, &mut rng);
+            let same = bytes == *whole;
             fs::write(&path, bytes).expect("written");
-            let error = message(Checkpoint::open(&newest));
-            assert!(error.lines().count() == 1 && error.contains("step-2"), "{file}: {error}");
-            assert_eq!(latest(dir.path()).expect("readable").expect("the one before").state(), &state(1));
+            let mut loaded = Store::new(&step);
+            match load_checkpoint(&newest, &step, &mut loaded) {
+                Ok(read) => assert!(same && read == state(2) && loaded.bytes == exec.bytes, "{file}, round {round}"),
+                Err(e) => {
+                    let error = e.to_string();
+                    assert!(error.lines().count() == 1 && error.contains("step-2"), "{file}: {error}");
+                    assert!(!same && loaded.bytes.is_empty(), "{file}, round {round}: {error}");
+                    noticed += 1;
+                }
+            }
+            if !same {
+                assert_eq!(latest(dir.path()).expect("readable").expect("the one before").state(), &state(1));
+            }
         }
         fs::remove_file(&path).expect("removed");
         assert_eq!(latest(dir.path()).expect("readable").expect("the one before").state(), &state(1));
         fs::write(&path, whole).expect("written");
     }
+    println!("{noticed} of {} damages noticed, the others changed no byte", 6 * ROUNDS);
+    assert!(noticed >= 1000, "{noticed}");
     assert_eq!(latest(dir.path()).expect("readable").expect("whole again").state(), &state(2));
     for n in [1, 2] {
         fs::write(dir.path().join(format!("step-{n}/memory.safetensors")), "x").expect("written");

@@ -92,3 +92,43 @@ fn saves_by_the_clock() {
     let (_, err, status) = run.finish();
     assert_eq!((status.code(), err.as_str()), (Some(130), ""));
 }
+
+/// Update 41 ruins the weights; the loss of step 42 tells. The checkpoint of step 41, whose own loss was usual, must not
+/// come to be.
+#[test]
+fn a_loss_that_jumps_stops_the_run_and_keeps_what_was_good() {
+    let dir = corpus();
+    let dir = dir.path();
+    succeeds(dir, &train("m", &[("train_steps", "40"), ("save_steps", "20")]));
+    let ruin = [("train_steps", "400"), ("save_steps", "1"), ("learning_rate", "5"), ("loss_spike_steps", "5")];
+    let (out, err, status) = Run::start(dir, &train("m", &ruin)).finish();
+    assert_eq!(status.code(), Some(1), "{out:?} {err}");
+    let parts = [
+        "step 42 has loss",
+        "error: the loss jumped at step 42 from 4.0",
+        "at step 46, so training stops",
+        "the last good checkpoint is m/step-40;",
+    ];
+    for part in parts {
+        assert!(err.contains(part), "{part}: {err}");
+    }
+    assert_eq!(checkpoints(&dir.join("m")), ["step-20", "step-40"]);
+    // Weights that became no numbers without a loss that says so are not saved either.
+    let (_, err, status) = Run::start(dir, &train("n", &[("learning_rate", "1e38"), ("save_steps", "1")])).finish();
+    assert_eq!(status.code(), Some(1), "{err}");
+    assert!(err.contains("so training stops; there is no checkpoint yet"), "{err}");
+    assert_eq!(checkpoints(&dir.join("n")), Vec::<String>::new());
+}
+
+/// Spikes that end, which a low threshold sees in any noise, change nothing but the time of saves.
+#[test]
+fn the_guard_leaves_the_training_alone() {
+    let dir = corpus();
+    let dir = dir.path();
+    let settings = [("train_steps", "120"), ("save_steps", "10")];
+    succeeds(dir, &train("without", &[&settings[..], &[("loss_spike", "0")]].concat()));
+    let guarded = train("with", &[&settings[..], &[("loss_spike", "0.1")]].concat());
+    let (_, err, status) = Run::start(dir, &guarded).finish();
+    assert!(status.success() && err.contains("checkpoints wait") && err.contains("usual again"), "{err}");
+    assert_same_run(&dir.join("without"), &dir.join("with"), 120);
+}

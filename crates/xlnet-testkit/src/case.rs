@@ -63,6 +63,14 @@ impl Case {
         let (program, values) = self.program(float)?;
         run(device.into(), program, &values).map(drop)
     }
+    /// What every tensor holds after the case ran on one device.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn results(&self, device: impl Into<Backend>, float: DType) -> Result<Vec<Values>> {
+        let (program, values) = self.program(float)?;
+        run(device.into(), program, &values)
+    }
     /// Program in `float` precision and values.
     ///
     /// # Errors

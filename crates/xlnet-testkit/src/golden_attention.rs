@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use xlnet::backend::Device;
 use xlnet::op::{
     Mask, QueryStream, QueryStreamGrad, RelAttention, RelAttentionGrad, RelativeTerms, RelativeTermsGrad, SegmentTerms,
     SegmentTermsGrad, Target,
 };
 use xlnet::tensor::{DType, TensorId};
 
+use crate::Backend;
 use crate::attention::pack;
 use crate::case::difference;
 use crate::golden::Case;
@@ -75,7 +75,7 @@ impl Loader<'_> {
 ///
 /// # Errors
 /// When the case is not as its kind should be, or the device fails.
-pub fn run(case: &Case, device: Device, float: DType, bits: bool) -> Result<(&'static str, f64)> {
+pub fn run(case: &Case, device: Backend, float: DType, bits: bool) -> Result<(&'static str, f64)> {
     let (b, h, d) = (case.size("batch")?, case.size("heads")?, case.size("head_dim")?);
     let (l, m, t) = (case.size("q_len")?, case.size("mem_len")?, case.size("query_rows")?);
     let groups = if case.meta["bidirectional"] == true { 2 } else { 1 };

@@ -3,6 +3,7 @@
 //! - [`cases`]: op cases as data, one file per family; [`case`] runs them against `cpu:reference` in f64.
 //! - [`gradients`]: central differences for every op that has a gradient.
 //! - [`golden`]: cases computed by outside implementations; [`golden_attention`] runs those of the attention op.
+//! - [`fuzz`]: readers of every file format as functions of any bytes.
 //!
 //! A new op needs cases here: a test asserts that no op of the vocabulary is without.
 
@@ -10,6 +11,7 @@ pub mod attention;
 pub mod backend;
 pub mod case;
 pub mod cases;
+pub mod fuzz;
 pub mod golden;
 pub mod golden_attention;
 pub mod gradients;

@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytemuck::Pod;
 
@@ -30,6 +31,9 @@ impl Element for u32 {
     const DTYPE: DType = DType::U32;
 }
 
+/// Bytes of all arenas of this process. The system gives memory when it is touched, so it does not count all of them yet.
+pub static HELD: AtomicUsize = AtomicUsize::new(0);
+
 /// Bytes of one role, zero at first.
 struct Arena {
     start: NonNull<u8>,
@@ -49,6 +53,7 @@ impl Arena {
         }
         // SAFETY: the size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
+        HELD.fetch_add(bytes, Ordering::Relaxed);
         Ok(Arena { start, layout })
     }
 }
@@ -62,6 +67,7 @@ impl Drop for Arena {
         if self.layout.size() > 0 {
             // SAFETY: allocated in `new` with this layout, and freed only here.
             unsafe { dealloc(self.start.as_ptr(), self.layout) }
+            HELD.fetch_sub(self.layout.size(), Ordering::Relaxed);
         }
     }
 }

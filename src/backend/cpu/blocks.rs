@@ -4,6 +4,7 @@
 //! bits for any number of threads. One block runs where it is called: small tensors never wait for a thread.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::real::Real;
 
@@ -145,6 +146,26 @@ pub fn sum_of<R: Real>(x: &[R], y: &[R], term: impl Fn(R, R) -> R) -> R {
         }
     }
     acc[0]
+}
+
+/// Runs `run(task, part of the workspace)` for every task, on as many threads as the workspace has parts for.
+pub fn parallel<R: Real>(tasks: usize, workspace: &mut [R], per_thread: usize, run: impl Fn(usize, &mut [R]) + Sync) {
+    let next = AtomicUsize::new(0);
+    let work = |workspace: &mut [R]| {
+        loop {
+            let task = next.fetch_add(1, Ordering::Relaxed);
+            if task >= tasks {
+                break;
+            }
+            run(task, workspace);
+        }
+    };
+    rayon::scope(|scope| {
+        let work = &work;
+        for part in workspace.chunks_exact_mut(per_thread).take(tasks.min(rayon::current_num_threads())) {
+            scope.spawn(move |_| work(part));
+        }
+    });
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::loss::Labelled;
 use super::matmul::Matmul;
 use super::real::Real;
 use super::{activation, attention, dropout, layer_norm, loss, matmul, movement, optimizer, position};
-use crate::op::{CopyBlocks, DropoutSite, LayerNorm, LayerNormGrad, MixRowsGrad, Op, Target, Write};
+use crate::op::{CopyBlocks, DropoutSite, LayerNorm, LayerNormGrad, MatMul, MixRowsGrad, Op, Target, Write};
 use crate::program::Program;
 use crate::tensor::{DType, TensorId};
 use crate::{Error, Result};
@@ -23,6 +23,13 @@ pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
             let d = len(drow.id).max(1);
             movement::mix_rows_grad_workspace_len(len(op.dout) / d, d)
         }),
+        Op::MatMul(op) => {
+            let threads = rayon::current_num_threads();
+            match program.float {
+                DType::F64 => matmul::workspace_len::<f64>(&product(op), threads),
+                _ => matmul::workspace_len::<f32>(&product(op), threads),
+            }
+        }
         Op::RelAttention(op) => attention::workspace_len(op),
         Op::RelAttentionGrad(op) => attention::grad_workspace_len(op),
         _ => 0,
@@ -113,10 +120,8 @@ pub fn run<R: Real + Element>(op: &Op, program: &Program, a: &mut Access) -> Res
             dropout::dropout::<R>(a.write(op.out)?, a.read_unless(op.x, op.out)?, mask);
         }
         Op::MatMul(op) => {
-            let accumulate = op.out.write == Write::Add;
-            let sizes = Matmul { m: op.m, n: op.n, k: op.k, trans_a: op.trans_a, trans_b: op.trans_b, accumulate };
-            let bias = a.read_some(op.bias)?;
-            matmul::matmul::<R>(a.write(op.out.id)?, a.read(op.a)?, a.read(op.b)?, bias, &sizes);
+            let (out, bias, workspace) = (a.write(op.out.id)?, a.read_some(op.bias)?, a.workspace()?);
+            matmul::matmul::<R>(out, a.read(op.a)?, a.read(op.b)?, bias, &product(op), workspace);
         }
         Op::ColumnSum(op) => {
             let (out, x) = (a.write::<R>(op.out.id)?, a.read(op.x)?);
@@ -171,6 +176,11 @@ pub fn run<R: Real + Element>(op: &Op, program: &Program, a: &mut Access) -> Res
         }
     }
     Ok(())
+}
+
+fn product(op: &MatMul) -> Matmul {
+    let accumulate = op.out.write == Write::Add;
+    Matmul { m: op.m, n: op.n, k: op.k, trans_a: op.trans_a, trans_b: op.trans_b, accumulate }
 }
 
 /// The three dimensions of a tensor, as the op's check has found them.

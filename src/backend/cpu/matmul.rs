@@ -1,14 +1,14 @@
 //! Matrix products of whole tensors, and column sums, on all threads.
 //!
-//! Products go to the `gemm` crate. Every element is summed over `k` in an order that does not depend on how the output
-//! is divided, so the bits are the same for any number of threads.
+//! The bits of both are the same for any number of threads.
 
 use rayon::prelude::*;
 
+use super::gemm::{self, Lanes};
 use super::real::Real;
 use super::vector::{self, vectorize};
 
-/// Smallest number of multiplications that is worth a task.
+/// Smallest number of elements that is worth a task.
 const WORTH_A_TASK: usize = 1 << 18;
 
 /// Sizes and flags of one product.
@@ -28,25 +28,42 @@ pub struct Matmul {
     pub accumulate: bool,
 }
 
+impl Matmul {
+    fn mkn(&self) -> [usize; 3] {
+        [self.m, self.k, self.n]
+    }
+}
+
+/// Elements of workspace with which [`matmul`] uses `threads` threads.
+pub fn workspace_len<R: Real>(sizes: &Matmul, threads: usize) -> usize {
+    gemm::workspace_len::<R>(sizes.mkn(), threads)
+}
+
 /// `out [m,n] = a [m,k] b [k,n] (+ out) (+ bias [n])`, all contiguous and stored by rows.
 ///
-/// Panics when a slice has not the length that `sizes` gives it.
-pub fn matmul<R: Real>(out: &mut [R], a: &[R], b: &[R], bias: Option<&[R]>, sizes: &Matmul) {
+/// Uses as many threads as `workspace` (see [`workspace_len`]) has room for. Panics when a slice has not the length that
+/// `sizes` gives it.
+pub fn matmul<R: Real>(out: &mut [R], a: &[R], b: &[R], bias: Option<&[R]>, sizes: &Matmul, workspace: &mut [R]) {
     let &Matmul { m, n, k, trans_a, trans_b, accumulate } = sizes;
     assert_eq!((out.len(), a.len(), b.len()), (m * n, m * k, k * n), "matmul {sizes:?}");
     assert!(bias.is_none_or(|bias| bias.len() == n), "bias of matmul {sizes:?}");
+    assert!(workspace.len() >= workspace_len::<R>(sizes, 1), "workspace of matmul {sizes:?}");
     if m * n == 0 {
         return;
     }
-    let (a_strides, b_strides) = (if trans_a { [1, m] } else { [k, 1] }, if trans_b { [1, k] } else { [n, 1] });
-    let threads = rayon::current_num_threads().min(m * n * k / WORTH_A_TASK).max(1);
-    // SAFETY: the lengths of all three matrices are checked above, and `out` is borrowed mutably.
-    unsafe {
-        R::gemm([m, k, n], a.as_ptr(), a_strides, b.as_ptr(), b_strides, accumulate, out.as_mut_ptr(), [n, 1], threads);
+    if k == 0 {
+        if !accumulate {
+            out.fill(R::ZERO);
+        }
+        if let Some(bias) = bias {
+            out.chunks_exact_mut(n).for_each(|row| vector::add(row, bias));
+        }
+        return;
     }
-    let Some(bias) = bias else { return };
-    let rows = (WORTH_A_TASK / n).max(1);
-    out.par_chunks_mut(rows * n).for_each(|rows| rows.chunks_exact_mut(n).for_each(|row| vector::add(row, bias)));
+    let lanes = |data, contiguous, lanes| {
+        if contiguous { Lanes { data, across: k, along: 1 } } else { Lanes { data, across: 1, along: lanes } }
+    };
+    gemm::multiply(out, lanes(a, !trans_a, m), lanes(b, trans_b, n), sizes.mkn(), accumulate, bias, workspace);
 }
 
 /// Columns that a task of [`column_sum`] adds up: their sums stay in the first-level cache.
@@ -87,8 +104,16 @@ mod tests {
     }
 
     fn check<R: Real>(tolerance: f64) {
-        for (m, n, k) in [(1, 1, 1), (3, 5, 7), (64, 64, 64), (50, 300, 70), (301, 49, 130), (2, 2000, 600), (4, 3, 0)]
-        {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (3, 5, 7),
+            (64, 64, 64),
+            (50, 300, 70),
+            (301, 49, 130),
+            (2, 2000, 600),
+            (7, 4200, 260),
+            (4, 3, 0),
+        ] {
             for flags in 0..16 {
                 let sizes =
                     Matmul { m, n, k, trans_a: flags & 1 == 1, trans_b: flags & 2 == 2, accumulate: flags & 4 == 4 };
@@ -96,7 +121,8 @@ mod tests {
                     (values::<R>(m * k, 1), values::<R>(k * n, 2), values::<R>(n, 3), values::<R>(m * n, 4));
                 let bias = (flags & 8 == 8).then_some(&bias[..]);
                 let mut out = old.clone();
-                matmul(&mut out, &a, &b, bias, &sizes);
+                let mut space = vec![R::from_f64(f64::NAN); workspace_len::<R>(&sizes, 2)];
+                matmul(&mut out, &a, &b, bias, &sizes, &mut space);
                 for (at, &got) in out.iter().enumerate() {
                     let (i, j) = (at / n, at % n);
                     let mut want = if sizes.accumulate { old[at].to_f64() } else { 0.0 };
@@ -125,7 +151,8 @@ mod tests {
         let with = |threads: usize| {
             let mut out = vec![0.0; sizes.m * sizes.n];
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| matmul(&mut out, &a, &b, None, &sizes));
+            let mut space = vec![f32::NAN; workspace_len::<f32>(&sizes, threads)];
+            pool.install(|| matmul(&mut out, &a, &b, None, &sizes, &mut space));
             out
         };
         let one = with(1);

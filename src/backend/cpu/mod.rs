@@ -2,7 +2,7 @@
 //!
 //! [`CpuExecutor`] holds one arena per role, hands an op its tensors as slices (never two that overlap where one is
 //! written) and calls the op's kernel, a plain function of slices in the file named after the op's family. Results have
-//! the same bits for any number of threads, matrix products excepted where [`matmul`] says so.
+//! the same bits for any number of threads.
 
 mod activation;
 mod arena;
@@ -11,9 +11,11 @@ mod blocks;
 mod dispatch;
 mod dropout;
 mod executor;
+mod gemm;
 mod layer_norm;
 mod loss;
 pub mod matmul;
+mod memory;
 mod movement;
 mod optimizer;
 mod position;
@@ -29,3 +31,4 @@ pub mod vector;
 
 pub use dispatch::workspace_bytes;
 pub use executor::CpuExecutor;
+pub use memory::free_bytes;

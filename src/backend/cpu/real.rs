@@ -58,32 +58,6 @@ pub trait Real:
     fn vectors<S: Simd>(x: &[Self]) -> &[Self::Vector<S>];
     /// The whole vectors of a slice, to write.
     fn vectors_mut<S: Simd>(x: &mut [Self]) -> &mut [Self::Vector<S>];
-
-    /// `c = a b`, or `c += a b`, by the `gemm` crate on so many threads, for any strides.
-    ///
-    /// # Safety
-    /// With row stride `rs` and column stride `cs`, every element of `a [m,k]`, `b [k,n]` and `c [m,n]` must lie in
-    /// memory that may be read, `c`'s also written; the elements of `c` are distinct and nobody else touches them.
-    unsafe fn gemm(
-        [m, k, n]: [usize; 3],
-        a: *const Self,
-        a_strides: [usize; 2],
-        b: *const Self,
-        b_strides: [usize; 2],
-        accumulate: bool,
-        c: *mut Self,
-        c_strides: [usize; 2],
-        threads: usize,
-    ) {
-        let ([rsa, csa], [rsb, csb]) = (a_strides.map(|s| s as isize), b_strides.map(|s| s as isize));
-        let [rsc, csc] = c_strides.map(|s| s as isize);
-        let parallel = if threads > 1 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
-        let (one, no) = (Self::ONE, false); // factors of c and of the product; no complex conjugates
-        // SAFETY: the caller's promise is the one that the crate asks for.
-        unsafe {
-            gemm::gemm(m, n, k, c, csc, rsc, accumulate, a, csa, rsa, b, csb, rsb, one, one, no, no, no, parallel);
-        }
-    }
 }
 
 macro_rules! real {

@@ -22,8 +22,9 @@
 //! band product `T = (Q + r_bias) R_band^T` whose row is added with the row's shift: `S[i][j] += T[i][shift_i + j]`.
 //! Results do not depend on the number of threads, bit for bit.
 
+use super::blocks::parallel;
 use super::real::Real;
-use super::rel_attention_tile::{Buffers, Plan, Stream, Tile, chunks, parallel, rows_of_slot, score_tile, slots, take};
+use super::rel_attention_tile::{Buffers, Plan, Stream, Tile, chunks, rows_of_slot, score_tile, slots, take};
 use super::tile::{Left, Right, multiply, pack_rows, padded};
 use super::vector::{self, Shared, vectorize};
 use crate::op::philox::Keep;

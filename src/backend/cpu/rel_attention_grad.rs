@@ -12,11 +12,10 @@
 //! where `dt` is `ds` shifted back into the band of `r` and `de1` the sum of `ds` over the keys of another segment. The
 //! sum of `ds` over a row is zero, hence `de0 = -de1`: `seg_embed[0]` gets the negative of what `seg_embed[1]` gets.
 
+use super::blocks::parallel;
 use super::real::Real;
 use super::rel_attention::{HIDDEN, Inputs, Sizes, check_len};
-use super::rel_attention_tile::{
-    Buffers, Plan, Stream, Tile, chunks, gather, parallel, rows_of_slot, score_tile, slots, take,
-};
+use super::rel_attention_tile::{Buffers, Plan, Stream, Tile, chunks, gather, rows_of_slot, score_tile, slots, take};
 use super::tile::{Left, Right, multiply, pack_rows, pack_transposed, packed_len, padded};
 use super::vector::{self, Shared, vectorize};
 use crate::Result;

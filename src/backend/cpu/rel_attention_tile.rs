@@ -1,7 +1,5 @@
 //! What forward and backward of relative attention share: tasks, tiles of query rows, and their scores.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use super::real::Real;
 use super::rel_attention::{HIDDEN, Inputs, Mask, Sizes};
 use super::tile::{ALIGN, Left, Right, multiply, pack_rows, pack_transposed, packed_len, padded, row_stride};
@@ -60,26 +58,6 @@ impl Plan {
         let skip = workspace.as_ptr().align_offset(64).min(ALIGN);
         Ok(workspace[skip..].split_at_mut(self.shared).into())
     }
-}
-
-/// Runs `run(task, part of the workspace)` for every task, on as many threads as the workspace has parts for.
-pub fn parallel<R: Real>(tasks: usize, workspace: &mut [R], per_thread: usize, run: impl Fn(usize, &mut [R]) + Sync) {
-    let next = AtomicUsize::new(0);
-    let work = |workspace: &mut [R]| {
-        loop {
-            let task = next.fetch_add(1, Ordering::Relaxed);
-            if task >= tasks {
-                break;
-            }
-            run(task, workspace);
-        }
-    };
-    rayon::scope(|scope| {
-        let work = &work;
-        for part in workspace.chunks_exact_mut(per_thread).take(tasks.min(rayon::current_num_threads())) {
-            scope.spawn(move |_| work(part));
-        }
-    });
 }
 
 /// Splits the first `n` elements off, and some more so that the rest begins at a cache line.

@@ -4,14 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use wgpu::util::StagingBelt;
-use wgpu::{BindGroup, BindGroupEntry, BindingResource, BufferBinding, BufferSize, BufferUsages, ComputePipeline};
+use wgpu::{BufferSize, BufferUsages};
 
 use super::arena::{Arenas, check_sizes, chunk_bytes};
+use super::bound::{BoundLaunches, pipelines};
 use super::device::Gpu;
-use super::pipeline::UNIFORM_BYTES;
 use super::profile::Profiler;
 use crate::backend::indices::Indices;
-use crate::backend::lower::{Context, Launch, Slice, lower, workspace_bytes};
+use crate::backend::lower::{Context, Slice, lower, workspace_bytes};
 use crate::backend::{Executor, OpTime};
 use crate::program::{Plan, Program};
 use crate::tensor::TensorId;
@@ -19,16 +19,10 @@ use crate::{Error, Result};
 
 /// Writes up to this size go through buffers that are used again and again; the few larger ones (weights) do not.
 const STAGED: usize = 1 << 20; // bytes
+/// Most ops of one submit.
+const OPS_PER_SUBMIT: usize = 128;
 /// Size of the buffer through which tensors are read.
 const READ_BYTES: usize = 4 << 20;
-
-/// A launch with everything it needs.
-struct Bound {
-    pipeline: ComputePipeline,
-    storage: BindGroup,
-    uniforms: [u32; 2], // byte offsets of params and first elements
-    grid: [u32; 3],
-}
 
 /// Runs programs on one adapter.
 pub struct WgpuExecutor {
@@ -36,10 +30,9 @@ pub struct WgpuExecutor {
     program: Arc<Program>,
     plan: Plan,
     arenas: Arenas,
-    launches: Vec<Bound>,
+    launches: BoundLaunches,
     /// First launch of each op, and the end.
     first: Vec<usize>,
-    uniforms: BindGroup,
     belt: StagingBelt,
     /// Copies waiting for the next submit.
     encoder: Option<wgpu::CommandEncoder>,
@@ -55,6 +48,14 @@ impl WgpuExecutor {
     /// When the adapter cannot run an op or lacks memory; names op, layer, variant and limit.
     pub fn new(gpu: Arc<Gpu>, program: Arc<Program>) -> Result<Self> {
         let chunk = chunk_bytes(gpu.info.caps.buffer_bytes);
+        WgpuExecutor::in_chunks(gpu, program, chunk)
+    }
+
+    /// As [`Self::new`], with buffers of at most `chunk` bytes.
+    ///
+    /// # Errors
+    /// Those of `new`.
+    pub(super) fn in_chunks(gpu: Arc<Gpu>, program: Arc<Program>, chunk: usize) -> Result<Self> {
         let plan = Plan::in_chunks(&program, &|op| workspace_bytes(op, &program), chunk);
         check_sizes(&program, &plan, chunk)?;
         let indices = Indices::new(&program)?;
@@ -74,33 +75,9 @@ impl WgpuExecutor {
         }
         first.push(lowered.len());
         // Whatever can be refused has been by now: memory comes last.
-        let pipelines: Vec<_> =
-            lowered.iter().map(|l| gpu.pipeline(&l.variant, l.buffers.len())).collect::<Result<_>>()?;
-        gpu.save_pipelines();
+        let pipelines = pipelines(&gpu, &lowered)?;
         let arenas = Arenas::new(&gpu, &plan, chunk)?;
-        let uniform = uniform_buffer(&gpu, &lowered);
-        let bind = |(index, (launch, pipeline)): (usize, (&Launch, ComputePipeline))| {
-            let at = (2 * index * UNIFORM_BYTES) as u32;
-            let storage = bind_group(&gpu, &arenas.buffers, launch);
-            Bound { pipeline, storage, uniforms: [at, at + UNIFORM_BYTES as u32], grid: launch.grid }
-        };
-        let launches = gpu.caught(
-            || "binding tensors".into(),
-            || lowered.iter().zip(pipelines).enumerate().map(bind).collect::<Vec<_>>(),
-        )?;
-        let entry = |binding| BindGroupEntry {
-            binding,
-            resource: BindingResource::Buffer(BufferBinding {
-                buffer: &uniform,
-                offset: 0,
-                size: BufferSize::new(UNIFORM_BYTES as u64),
-            }),
-        };
-        let uniforms = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("uniforms"),
-            layout: &gpu.pipelines.uniforms,
-            entries: &[entry(0), entry(1)],
-        });
+        let launches = BoundLaunches::new(&gpu, &lowered, pipelines, &arenas.buffers)?;
         let readback = gpu.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("readback"),
             size: plan.total_bytes().clamp(256, READ_BYTES) as u64,
@@ -110,20 +87,7 @@ impl WgpuExecutor {
         let belt = StagingBelt::new(gpu.device.clone(), plan.total_bytes().clamp(256, STAGED) as u64);
         let (encoder, profiler) = (None, None);
         gpu.check()?;
-        Ok(WgpuExecutor {
-            gpu,
-            program,
-            plan,
-            arenas,
-            launches,
-            first,
-            uniforms,
-            belt,
-            encoder,
-            readback,
-            indices,
-            profiler,
-        })
+        Ok(WgpuExecutor { gpu, program, plan, arenas, launches, first, belt, encoder, readback, indices, profiler })
     }
 
     /// Bytes of a tensor, checked against the length of the host's.
@@ -167,16 +131,12 @@ impl WgpuExecutor {
                 let timestamp_writes = profiler.begin(op);
                 let description = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
                 let mut pass = encoder.begin_compute_pass(&description);
-                for launch in &self.launches[self.first[op]..self.first[op + 1]] {
-                    launch.encode(&mut pass, &self.uniforms);
-                }
+                self.launches.encode(self.first[op]..self.first[op + 1], &mut pass);
             }
             return;
         }
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for launch in &self.launches[range] {
-            launch.encode(&mut pass, &self.uniforms);
-        }
+        self.launches.encode(range, &mut pass);
     }
 
     /// Copies bytes of a buffer to the host.
@@ -193,52 +153,6 @@ impl WgpuExecutor {
         target.unmap();
         Ok(())
     }
-}
-
-impl Bound {
-    fn encode(&self, pass: &mut wgpu::ComputePass, uniforms: &BindGroup) {
-        let [x, y, z] = self.grid;
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.storage, &[]);
-        pass.set_bind_group(1, uniforms, &self.uniforms);
-        pass.dispatch_workgroups(x, y, z);
-    }
-}
-
-/// Params and first elements of every launch, [`UNIFORM_BYTES`] each.
-fn uniform_buffer(gpu: &Gpu, launches: &[Launch]) -> wgpu::Buffer {
-    let mut bytes = vec![0; 2 * UNIFORM_BYTES * launches.len().max(1)];
-    for (launch, bytes) in launches.iter().zip(bytes.chunks_mut(2 * UNIFORM_BYTES)) {
-        bytes[..launch.params.len()].copy_from_slice(&launch.params);
-        for (slice, at) in launch.buffers.iter().zip(bytes[UNIFORM_BYTES..].chunks_mut(4)) {
-            at.copy_from_slice(&slice.binding().1.to_ne_bytes());
-        }
-    }
-    let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("uniforms"),
-        size: bytes.len() as u64,
-        usage: BufferUsages::UNIFORM | BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    });
-    gpu.queue.write_buffer(&buffer, 0, &bytes);
-    buffer
-}
-
-fn bind_group(gpu: &Gpu, buffers: &[wgpu::Buffer], launch: &Launch) -> BindGroup {
-    let entries: Vec<_> = launch
-        .buffers
-        .iter()
-        .enumerate()
-        .map(|(i, slice)| {
-            let (start, _) = slice.binding();
-            let bytes = (slice.offset - start + slice.bytes).next_multiple_of(4).max(4);
-            let (offset, size) = (start as u64, BufferSize::new(bytes as u64));
-            let resource = BindingResource::Buffer(BufferBinding { buffer: &buffers[slice.buffer], offset, size });
-            BindGroupEntry { binding: i as u32, resource }
-        })
-        .collect();
-    let layout = gpu.storage_layout(launch.buffers.len());
-    gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &layout, entries: &entries })
 }
 
 impl Executor for WgpuExecutor {
@@ -282,18 +196,19 @@ impl Executor for WgpuExecutor {
             return Err(Error::plan(format!("cannot run ops {ops:?} of a program of {len} ops")));
         }
         self.indices.check(&self.program, &ops)?;
-        // Time stamps fill up: a profiled run goes out in parts.
-        let part = self.profiler.as_ref().map_or(usize::MAX, Profiler::capacity);
+        // Drivers take a submit that runs for seconds for a hang; time stamps of a profile fill up too.
+        let part = self.profiler.as_ref().map_or(OPS_PER_SUBMIT, |profiler| profiler.capacity().min(OPS_PER_SUBMIT));
         let mut start = ops.start;
         while start < ops.end {
-            let end = ops.end.min(start.saturating_add(part));
+            let end = ops.end.min(start + part);
             self.encode(start..end);
             if self.profiler.is_some() {
                 self.collect()?;
             }
+            self.submit()?;
             start = end;
         }
-        self.submit()
+        self.gpu.check()
     }
     fn sync(&mut self) -> Result<()> {
         self.submit()?;

@@ -128,8 +128,7 @@ impl Gpu {
             || format!("kernel {label}"),
             || {
                 let source = wgpu::ShaderSource::Wgsl(text.as_str().into());
-                let module =
-                    self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(label), source });
+                let module = self.module(wgpu::ShaderModuleDescriptor { label: Some(label), source });
                 let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                     label: Some(label),
                     bind_group_layouts: &layouts,
@@ -149,6 +148,18 @@ impl Gpu {
                 })
             },
         )
+    }
+
+    /// With wgpu's checks of bounds and endless loops, unless `XLNET_KERNEL_CHECKS=off` takes them out for speed.
+    fn module(&self, description: wgpu::ShaderModuleDescriptor) -> wgpu::ShaderModule {
+        let checked = std::env::var_os("XLNET_KERNEL_CHECKS").is_none_or(|value| value != "off");
+        if checked {
+            return self.device.create_shader_module(description);
+        }
+        // SAFETY: the text is one of this crate's kernels. Their indices are computed from sizes that `Op::check` has
+        // compared with the tensors', indices read from tensors are clamped to the operand, and every loop counts up to
+        // such a size.
+        unsafe { self.device.create_shader_module_trusted(description, wgpu::ShaderRuntimeChecks::unchecked()) }
     }
 
     /// Writes the driver's cache to disk, so that the next process starts faster. Does nothing where there is none.

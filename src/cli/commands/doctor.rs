@@ -1,19 +1,36 @@
 //! `xlnet doctor`.
 
+use std::path::Path;
+
 use crate::backend::Device;
+use crate::cli::args::DoctorArgs;
 use crate::cli::output::print;
 use crate::cli::size::bytes;
 
+/// Programs and libraries beside us that some commands or tests use.
+const PACKAGES: [(&str, &[&str], &str); 5] = [
+    ("mpirun", &["mpirun"], "several processes a run; apt install openmpi-bin"),
+    ("tensorboard", &["tensorboard"], "looks at runs: tensorboard --logdir DIR; pip install tensorboard"),
+    ("CUDA", &["libcuda.so.1", "nvidia-smi"], "NVIDIA's driver, for --device cuda"),
+    ("Vulkan", &["libvulkan.so.1"], "for --device wgpu; apt install libvulkan1"),
+    ("python3", &["python3"], "tests beside other implementations, and benches"),
+];
+
 /// Tells what this machine offers.
-pub fn run() -> anyhow::Result<()> {
+pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     print(&format!("xlnet      {}", env!("CARGO_PKG_VERSION")));
     print(&format!("cores      {cores}; threads in use {} (RAYON_NUM_THREADS)", rayon::current_num_threads()));
     print(&format!("vectors    {}", vectors()));
+    print(&format!("           this processor has {}", features().join(" ")));
     match memory() {
         Some((total, available)) => print(&format!("memory     {}, {} of it free", bytes(total), bytes(available))),
         None => print("memory     unknown on this system"),
     }
+    if let Some(limit) = memory_limit() {
+        print(&format!("           of which this process may use {}", bytes(limit)));
+    }
+    print(&format!("disk       {}", disk(&args.model_dir)));
     print(&format!("mpi        {}", mpi()));
     print("devices");
     print("  cpu      ready");
@@ -24,6 +41,13 @@ pub fn run() -> anyhow::Result<()> {
         Err(error) => print(&format!("  {cuda}   missing: {error}")),
     }
     print(&format!("auto means {}", Device::Auto.resolve()?));
+    print("packages");
+    for (name, files, use_of_it) in PACKAGES {
+        match files.iter().find_map(|file| find(file)) {
+            Some(path) => print(&format!("  {name:<12} {path}")),
+            None => print(&format!("  {name:<12} missing: {use_of_it}")),
+        }
+    }
     Ok(())
 }
 
@@ -37,6 +61,62 @@ fn mpi() -> String {
     {
         "not built in (feature mpi); ranks of RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT need none".into()
     }
+}
+
+/// Space where checkpoints go, or where their directory will be.
+fn disk(model_dir: &Path) -> String {
+    let absolute = std::path::absolute(model_dir).unwrap_or_else(|_| model_dir.to_owned());
+    let there = absolute.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
+    let written = match tempfile::tempfile_in(there) {
+        Ok(_) => String::new(),
+        Err(e) => format!("; it cannot be written: {e}"),
+    };
+    match crate::train::disk::space(there) {
+        Some((total, free)) => {
+            let (total, free) = (bytes(total as usize), bytes(free as usize));
+            format!("{free} of {total} free in {}{written}", there.display())
+        }
+        None => format!("unknown in {}{written}", there.display()),
+    }
+}
+
+/// Where a program of PATH or a library of the system lies.
+fn find(file: &str) -> Option<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let libraries = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let system =
+        ["lib", "lib64", "lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu"].map(|dir| format!("/usr/{dir}").into());
+    let folders = std::env::split_paths(&path).chain(std::env::split_paths(&libraries)).chain(system);
+    folders.map(|folder| folder.join(file)).find(|path| path.is_file()).map(|path| path.display().to_string())
+}
+
+/// Instructions of this processor that matter to arithmetic.
+fn features() -> Vec<&'static str> {
+    macro_rules! detected {
+        ($detect:ident: $($name:tt)+) => {{
+            use std::arch::$detect;
+            [$(($name, $detect!($name))),+].into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+        }};
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        detected!(is_x86_feature_detected: "sse4.2" "avx" "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vnni" "sha")
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        detected!(is_aarch64_feature_detected: "neon" "fp16" "dotprod" "sve" "sve2" "i8mm" "bf16" "sha2")
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        vec![]
+    }
+}
+
+/// The limit of a container, in bytes, where there is one.
+fn memory_limit() -> Option<usize> {
+    let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit = files.iter().find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<usize>().ok())?;
+    memory().is_none_or(|(total, _)| limit < total).then_some(limit)
 }
 
 /// Adapters of wgpu with the limits that decide which kernels run.

@@ -11,12 +11,11 @@ use crate::cli::size::{bytes, grouped};
 use crate::config::XlnetConfig;
 use crate::program::{Plan, Program};
 use crate::tensor::{Role, TensorId};
+use crate::train::fit;
 
 /// What the original managed on one 16 GB card with its default fine-tuning scripts, as published.
 const PUBLISHED: [(&str, [(usize, usize); 4]); 2] =
     [("base", [(64, 120), (128, 56), (256, 24), (512, 8)]), ("large", [(64, 16), (128, 8), (256, 2), (512, 1)])];
-
-const LARGEST: usize = 1 << 20; // nobody asks for more examples
 
 /// Finds the largest batch, or prints the table of them.
 pub fn run(args: &MemoryArgs) -> anyhow::Result<()> {
@@ -58,33 +57,10 @@ impl Fit {
     }
 }
 
-/// Doubles the batch until it does not fit, then halves the gap. Counts micro-batches' examples, so that every batch is
-/// a multiple of `accumulate`.
+/// The largest batch. Counts micro-batches' examples, so that every batch is a multiple of `accumulate`.
 fn largest(config: &XlnetConfig, task: Task, shape: &ShapeArgs, budget: usize) -> Result<Option<Fit>> {
     let plan = |micro: usize| Fit::plan(config, task, shape, micro * shape.accumulate);
-    let fits = |fit: &Fit| fit.plan.total_bytes() <= budget;
-    let mut best = plan(1)?;
-    if !fits(&best) {
-        return Ok(None);
-    }
-    let (mut low, mut high) = (1, 2);
-    while high < LARGEST {
-        let next = plan(high)?;
-        if !fits(&next) {
-            break;
-        }
-        (best, low, high) = (next, high, high * 2);
-    }
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
-        let next = plan(middle)?;
-        if fits(&next) {
-            (best, low) = (next, middle);
-        } else {
-            high = middle;
-        }
-    }
-    Ok(Some(best))
+    Ok(fit::largest(plan, |fit| fit.plan.total_bytes() <= budget)?.map(|(_, fit)| fit))
 }
 
 fn published(config: &XlnetConfig, seq_len: usize) -> Option<usize> {

@@ -1,5 +1,7 @@
 //! One module for each command.
 
+pub mod checkpoint;
+pub mod convert;
 pub mod corpus;
 pub mod demo;
 pub mod doctor;
@@ -23,5 +25,23 @@ pub fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
     let mut text = vec![];
     clap_complete::generate(shell, &mut super::args::Cli::command(), "xlnet", &mut text);
     super::output::print(String::from_utf8_lossy(&text).trim_end());
+    Ok(())
+}
+
+/// Prints the manual page of the program, or writes those of all commands into `dir`.
+pub fn man(dir: Option<&std::path::Path>) -> anyhow::Result<()> {
+    use clap::CommandFactory;
+    let command = super::args::Cli::command();
+    match dir {
+        None => {
+            let mut page = vec![];
+            clap_mangen::Man::new(command).render(&mut page)?;
+            super::output::print(String::from_utf8_lossy(&page).trim_end());
+        }
+        Some(dir) => {
+            std::fs::create_dir_all(dir).map_err(|e| crate::Error::io("create", dir, e))?;
+            clap_mangen::generate_to(command, dir).map_err(|e| crate::Error::io("write to", dir, e))?;
+        }
+    }
     Ok(())
 }

@@ -133,6 +133,12 @@ fn show(bar: &ProgressBar, event: Event) {
             let kept = kept.map_or("there is no checkpoint yet".into(), |kept| format!("{} stays", kept.display()));
             tracing::warn!("step {step} is not saved: {error}; training goes on and tries again, {kept}");
         }),
+        Event::SpikeBegins { step, loss, mean } => bar.suspend(|| {
+            tracing::warn!("step {step} has loss {loss:.2}, the last ones had {mean:.2}; checkpoints wait for its end");
+        }),
+        Event::SpikeEnds { step, steps } => {
+            bar.suspend(|| tracing::warn!("the loss is usual again at step {step}, after {steps} steps"));
+        }
         Event::LogFailed(error) => bar.suspend(|| tracing::warn!("{error}; training goes on, metrics come later")),
     }
 }

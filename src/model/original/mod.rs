@@ -1,4 +1,42 @@
-//! Names and layouts of the original TensorFlow variables, one for each of our parameters.
+//! The original TensorFlow program: names and layouts of its variables, its checkpoints in and out.
+
+mod clean;
+mod place;
+mod read;
+mod write;
+
+pub use clean::{Cleaned, clean_bundle};
+pub use place::{config_beside, find_bundle};
+pub use read::{OriginalModel, OriginalOptions, read_original};
+pub use write::{WrittenOriginal, write_original};
+
+use super::weights::OptimizerKind;
+
+/// Name of the configuration beside a released checkpoint.
+pub const ORIGINAL_CONFIG_FILE: &str = "xlnet_config.json";
+/// The file in which TensorFlow notes a directory's newest checkpoint.
+pub const CHECKPOINT_FILE: &str = "checkpoint";
+/// How we call the head that chooses one of several texts, whose variables have no task in their names.
+const CHOICE_HEAD: &str = "race";
+/// Number of updates.
+const STEP: &str = "global_step";
+/// Powers of Adam's decays, one more than there were updates.
+const BETA_POWERS: [(&str, f64); 2] = [("beta1_power", 0.9), ("beta2_power", 0.999)];
+
+impl OptimizerKind {
+    /// Ends of the names of both moments.
+    fn slots(self) -> [&'static str; 2] {
+        match self {
+            OptimizerKind::Adam => ["/Adam", "/Adam_1"],
+            OptimizerKind::AdamWeightDecay => ["/adam_m", "/adam_v"],
+        }
+    }
+}
+
+/// Names for a head: `classification_<task>`, `regression_<task>` or `race`.
+fn names_of(head: Option<&str>) -> OriginalNames {
+    OriginalNames { head: head.filter(|head| *head != CHOICE_HEAD).map(str::to_owned) }
+}
 
 /// Where a parameter's values lie in a checkpoint of the original.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,35 @@
+// What the kernels of relative attention share. `work` is the op's scratch: rel_attention_rows and
+// rel_attention_segments fill it before the others read; the sizes of its parts stand at the fields that hold their first
+// word. A launch serves one stream; rows, starts, hidden, scores and row_sums are those of that stream.
+
+struct Params {
+  batch: u32,         // B
+  heads: u32,         // H
+  d: u32,             // D
+  rows: u32,          // rows of the stream: L, or T in the query stream
+  length: u32,        // L
+  memory: u32,        // M
+  keys: u32,          // N = M + L
+  positions: u32,     // P = N + L
+  groups: u32,        // G
+  scale: f32,         // of all score terms
+  site: u32,          // number of the dropout place
+  threshold: u32,     // 16 bits below this drop a probability; 0: no dropout
+  keep: f32,          // factor of kept probabilities
+  causal: u32,        // keys after the row's own position are hidden
+  same_length: u32,   // each row sees M + 1 keys
+  query: u32,         // 1: rows do not see themselves
+  segments: u32,      // 1: there is a segment term
+  accumulate: u32,    // 1: add to the results
+  starts: u32,        // [B, rows] row of r that belongs to key 0, counted over all groups; 0xffffffff: padded target
+  hidden: u32,        // [B, rows, 2, ceil(N/32)] bits: keys hidden from the row; keys of another segment
+  scores: u32,        // [B, H, rows, 2] f32: segment term of a key of the same, of another segment
+  deltas: u32,        // [B, H, rows] f32: sum of dout * out
+  row_sums: u32,      // [B, H, rows] f32: sum of ds over keys of another segment
+  column_sums: u32,   // [B, H, N] f32: sum of ds over rows
+  position_sums: u32, // [G, H, P] f32: sum of ds over the pairs of a row of r
+}
+
+const PADDED = 0xffffffffu;
+// Score of a hidden key.
+const HIDDEN = -1e30;

@@ -1,0 +1,391 @@
+//! Relative attention, forward and backward, one stream after the other.
+//!
+//! Nothing of the size of the scores is stored: scratch holds two bits a pair of row and key, shared by all heads, and a few
+//! numbers a row. The gradient of what both streams share is written by the first and added to by the second.
+
+use super::{Context, Launch, Slice};
+use crate::kernel::Variant;
+use crate::kernel::params::{self, Drop, size};
+use crate::op::{DropoutSite, Mask, RelAttention, RelAttentionGrad, SegmentTerms, Target, Write};
+use crate::tensor::TensorId;
+use crate::{Error, Result};
+
+/// Invocations of every work group.
+const WG: u32 = 64;
+/// Rows, keys or rows of r that a work group owns.
+const TILE: usize = 8;
+/// Rows of a block in the sums of bias gradients.
+const BLOCK: usize = 64;
+
+/// One stream of the op.
+#[derive(Clone, Copy)]
+struct Stream {
+    q: TensorId,                 // [B, rows, H, D]
+    out: TensorId,               // [B, rows, H, D]
+    lse: TensorId,               // [B, H, rows]
+    positions: Option<TensorId>, // [B, rows]; None: row i stands at i
+    rows: usize,
+    dropout: Option<DropoutSite>,
+    /// Of the result and of q; backward alone.
+    grads: Option<(TensorId, TensorId)>,
+}
+
+/// The streams that there are, content first.
+fn streams(op: &RelAttention, grad: Option<&RelAttentionGrad>) -> Vec<Stream> {
+    let content = op.q.zip(op.out).zip(op.lse).map(|((q, out), lse)| {
+        let grads = grad.and_then(|g| g.dout.zip(g.dq));
+        Stream { q, out, lse, positions: None, rows: op.length, dropout: op.dropout, grads }
+    });
+    let query = op.query.as_ref().map(|s| Stream {
+        q: s.q,
+        out: s.out,
+        lse: s.lse,
+        positions: Some(s.positions),
+        rows: op.targets,
+        dropout: op.dropout.map(|d| DropoutSite { site: s.site, ..d }),
+        grads: grad.and_then(|g| g.query).map(|g| (g.dout, g.dq)),
+    });
+    content.into_iter().chain(query).collect()
+}
+
+/// First words of the parts of scratch.
+#[derive(Default)]
+struct Layout {
+    streams: Vec<Parts>,
+    column_sums: usize,   // [B, H, N]
+    position_sums: usize, // [G, H, P]
+    bias_sums: usize,     // [blocks, H, D]
+    words: usize,
+}
+
+/// Of one stream.
+#[derive(Clone, Copy, Default)]
+struct Parts {
+    starts: usize,   // [B, rows]
+    hidden: usize,   // [B, rows, 2, ceil(N/32)]
+    scores: usize,   // [B, H, rows, 2]
+    deltas: usize,   // [B, H, rows]
+    row_sums: usize, // [B, H, rows]
+}
+
+impl Layout {
+    fn new(op: &RelAttention, backward: bool) -> Self {
+        let mut layout = Layout::default();
+        let mut take = |words: usize| {
+            let first = layout.words;
+            layout.words += words;
+            first
+        };
+        let (b, h) = (op.batch, op.heads);
+        let rows: Vec<usize> = streams(op, None).iter().map(|s| s.rows).collect();
+        let parts = rows.iter().map(|rows| Parts {
+            starts: take(b * rows),
+            hidden: take(b * rows * 2 * op.keys().div_ceil(32)),
+            scores: take(if op.segment.is_some() { b * h * rows * 2 } else { 0 }),
+            deltas: take(if backward { b * h * rows } else { 0 }),
+            row_sums: take(if backward { b * h * rows } else { 0 }),
+        });
+        let parts: Vec<_> = parts.collect();
+        if backward {
+            let blocks = |rows: usize| rows.div_ceil(BLOCK);
+            let of_streams: usize = rows.iter().map(|rows| blocks(b * rows)).sum();
+            let most = of_streams.max(blocks(b * op.keys())).max(blocks(op.groups * op.positions()));
+            let (columns, positions) = (take(b * h * op.keys()), take(op.groups * h * op.positions()));
+            let sums = take(most * h * op.head_dim);
+            (layout.column_sums, layout.position_sums, layout.bias_sums) = (columns, positions, sums);
+        }
+        layout.streams = parts;
+        layout
+    }
+}
+
+/// Scratch of the forward op.
+pub fn forward_workspace(op: &RelAttention) -> usize {
+    4 * Layout::new(op, false).words
+}
+
+/// Scratch of the gradient.
+pub fn backward_workspace(op: &RelAttentionGrad) -> usize {
+    4 * Layout::new(&op.forward, true).words
+}
+
+/// What the launches of one op share.
+struct Attention<'a> {
+    op: &'a RelAttention,
+    c: &'a Context<'a>,
+    layout: Layout,
+    work: Slice,
+    /// Columns of 64 elements of a head.
+    columns: u32,
+}
+
+impl<'a> Attention<'a> {
+    /// # Errors
+    /// When element type or head size have no kernel here.
+    fn new(op: &'a RelAttention, backward: bool, c: &'a Context<'a>) -> Result<Self> {
+        let (layout, place, dtype) = (Layout::new(op, backward), &c.place, c.dtype(op.k)?);
+        if dtype != "f32" {
+            return Err(Error::device(format!(
+                "{place}: relative attention has WGSL kernels in f32 only, not in {dtype}; build the program in f32"
+            )));
+        }
+        let columns = match op.head_dim {
+            0..=64 => 1,
+            65..=128 => 2,
+            129..=256 => 4,
+            more => {
+                return Err(Error::device(format!(
+                    "{place}: heads of {more} elements are more than the 256 that WGSL's relative attention serves; \
+                     use --device cpu"
+                )));
+            }
+        };
+        // The largest of the kernels: three operands of 8 rows, a tile, partial sums, decisions.
+        let (needed, most) = (4 * (3 * 512 * columns as usize + 512 + 64 + 256), c.caps.workgroup_bytes);
+        if needed > most {
+            return Err(Error::device(format!(
+                "{place}: heads of {} elements need {needed} bytes of work group memory, but this adapter has {most} \
+                 (max_compute_workgroup_storage_size); use --device cpu",
+                op.head_dim
+            )));
+        }
+        let work = c.scratch(0, layout.words)?;
+        Ok(Attention { op, c, layout, work, columns })
+    }
+
+    fn params(&self, stream: &Stream, parts: &Parts, accumulate: bool) -> Result<params::RelAttention> {
+        let (op, drop) = (self.op, Drop::new(stream.dropout)?);
+        Ok(params::RelAttention {
+            batch: size(op.batch)?,
+            heads: size(op.heads)?,
+            d: size(op.head_dim)?,
+            rows: size(stream.rows)?,
+            length: size(op.length)?,
+            memory: size(op.memory)?,
+            keys: size(op.keys())?,
+            positions: size(op.positions())?,
+            groups: size(op.groups)?,
+            scale: op.scale,
+            site: drop.site,
+            threshold: drop.threshold,
+            keep: drop.scale,
+            causal: op.causal.into(),
+            same_length: op.same_length.into(),
+            query: stream.positions.is_some().into(),
+            segments: op.segment.is_some().into(),
+            accumulate: accumulate.into(),
+            starts: size(parts.starts)?,
+            hidden: size(parts.hidden)?,
+            scores: size(parts.scores)?,
+            deltas: size(parts.deltas)?,
+            row_sums: size(parts.row_sums)?,
+            column_sums: size(self.layout.column_sums)?,
+            position_sums: size(self.layout.position_sums)?,
+        })
+    }
+
+    fn slice(&self, id: TensorId) -> Option<Slice> {
+        Some((self.c.slice)(id))
+    }
+
+    /// One launch over `tiles` work groups.
+    fn tiled(
+        &self,
+        template: &'static str,
+        params: &params::RelAttention,
+        buffers: &[Option<Slice>],
+        tiles: usize,
+    ) -> Result<Launch> {
+        let mut variant = Variant::new(template).name("dtype", "f32");
+        if template != "rel_attention_grad_positions" {
+            variant = variant.flag("relative", self.op.relative.is_some());
+        }
+        let variant = variant.int("columns", self.columns).int("wg", WG);
+        self.c.launch_slices(variant, params, buffers, self.c.flat(tiles, 1)?)
+    }
+
+    /// What the other kernels find in scratch: where rows begin, who sees whom, scores of the segment term.
+    fn prepare(&self, stream: &Stream, params: &params::RelAttention) -> Result<Vec<Launch>> {
+        let (op, c) = (self.op, self.c);
+        let group = op.relative.and_then(|r| r.group);
+        let (mask, query_rank, key_rank) = match op.mask {
+            Mask::None => ("none", None, None),
+            Mask::Padding(id) => ("padding", None, Some(id)),
+            Mask::Ranks { query, key } => ("ranks", Some(query), Some(key)),
+            Mask::Bits(id) => ("bits", None, Some(id)),
+        };
+        let variant = Variant::new("rel_attention_rows")
+            .name("mask", mask)
+            .flag("positioned", stream.positions.is_some())
+            .flag("grouped", group.is_some())
+            .flag("segments", op.segment.is_some())
+            .int("wg", WG);
+        let slice = |id: Option<TensorId>| id.map(|id| (c.slice)(id));
+        let ids = op.segment.map(|s| s.ids);
+        let buffers =
+            [slice(stream.positions), slice(group), slice(query_rank), slice(key_rank), slice(ids), Some(self.work)];
+        let words = op.batch * stream.rows * op.keys().div_ceil(32);
+        let mut launches = vec![c.launch_slices(variant, params, &buffers, c.flat(words, WG as usize)?)?];
+        if let Some(SegmentTerms { s_bias, seg_embed, .. }) = op.segment {
+            let variant = Variant::new("rel_attention_segments").name("dtype", "f32").int("wg", WG);
+            let buffers = [self.slice(stream.q), self.slice(s_bias), self.slice(seg_embed), Some(self.work)];
+            let rows = op.batch * op.heads * stream.rows;
+            launches.push(c.launch_slices(variant, params, &buffers, c.flat(rows, WG as usize)?)?);
+        }
+        Ok(launches)
+    }
+
+    /// q, k, v, and the position term's r, w_bias and r_bias: the first buffers of every tiled kernel.
+    fn inputs(&self, stream: &Stream) -> Vec<Option<Slice>> {
+        let terms = self.op.relative.map(|r| [r.r, r.w_bias, r.r_bias]);
+        let terms = terms.map_or([None; 3], |ids| ids.map(|id| self.slice(id)));
+        [stream.q, self.op.k, self.op.v].map(|id| self.slice(id)).into_iter().chain(terms).collect()
+    }
+
+    fn key(&self) -> Option<Slice> {
+        self.op.dropout.and_then(|d| self.slice(d.key))
+    }
+
+    /// Sums of `weights * x` over rows, in blocks from block `first` on; returns the number of blocks so far.
+    fn bias_blocks(&self, sums: &Weighted, first: usize, launches: &mut Vec<Launch>) -> Result<usize> {
+        let (op, c, n) = (self.op, self.c, self.op.heads * self.op.head_dim);
+        let rows = sums.outer * sums.length;
+        let params = params::RelAttentionGradBias {
+            rows: size(rows)?,
+            length: size(sums.length)?,
+            heads: size(op.heads)?,
+            d: size(op.head_dim)?,
+            block: BLOCK as u32,
+            weights: size(sums.weights)?,
+            sums: size(self.layout.bias_sums + first * n)?,
+        };
+        let variant =
+            Variant::new("rel_attention_grad_bias").name("dtype", "f32").name("source", sums.source).int("wg", WG);
+        let blocks = rows.div_ceil(BLOCK);
+        let grid = c.fits([size(n.div_ceil(WG as usize))?, size(blocks)?, 1])?;
+        let buffers = [self.slice(sums.x), sums.bias.and_then(|id| self.slice(id)), Some(self.work)];
+        launches.push(c.launch_slices(variant, &params, &buffers, grid)?);
+        Ok(first + blocks)
+    }
+
+    /// The blocks' sum, times `factor`, into `target` from element `first` on.
+    fn bias_sum(&self, target: Target, first: usize, factor: f32, blocks: usize) -> Result<Launch> {
+        let (c, n) = (self.c, self.op.heads * self.op.head_dim);
+        let params = params::RelAttentionGradBiasSum {
+            n: size(n)?,
+            blocks: size(blocks)?,
+            sums: size(self.layout.bias_sums)?,
+            first: size(first)?,
+            factor,
+        };
+        let variant = Variant::new("rel_attention_grad_bias_sum")
+            .name("dtype", "f32")
+            .flag("add", target.write == Write::Add)
+            .int("wg", WG);
+        let grid = c.fits([size(n.div_ceil(WG as usize))?, 1, 1])?;
+        c.launch_slices(variant, &params, &[Some(self.work), self.slice(target.id)], grid)
+    }
+}
+
+/// Operands of a weighted sum of rows.
+struct Weighted {
+    source: &'static str,
+    x: TensorId,
+    bias: Option<TensorId>,
+    /// First word of the weights, `[outer, H, length]`.
+    weights: usize,
+    outer: usize,
+    length: usize,
+}
+
+pub fn forward(op: &RelAttention, c: &Context) -> Result<Vec<Launch>> {
+    let attention = Attention::new(op, false, c)?;
+    let mut launches = vec![];
+    for (stream, parts) in streams(op, None).iter().zip(&attention.layout.streams) {
+        let params = attention.params(stream, parts, false)?;
+        launches.extend(attention.prepare(stream, &params)?);
+        let mut buffers = attention.inputs(stream);
+        buffers.extend([attention.key(), Some(attention.work)]);
+        buffers.extend([stream.out, stream.lse].map(|id| attention.slice(id)));
+        let tiles = op.batch * op.heads * stream.rows.div_ceil(TILE);
+        launches.push(attention.tiled("rel_attention", &params, &buffers, tiles)?);
+    }
+    Ok(launches)
+}
+
+pub fn backward(op: &RelAttentionGrad, c: &Context) -> Result<Vec<Launch>> {
+    let f = &op.forward;
+    let attention = Attention::new(f, true, c)?;
+    let (layout, work) = (&attention.layout, Some(attention.work));
+    let mut launches = vec![];
+    let all = streams(f, Some(op));
+    for (index, (stream, parts)) in all.iter().zip(&layout.streams).enumerate() {
+        let Some((dout, dq)) = stream.grads else { continue };
+        let [dout, dq, lse] = [dout, dq, stream.lse].map(|id| attention.slice(id));
+        let params = attention.params(stream, parts, index > 0)?;
+        launches.extend(attention.prepare(stream, &params)?);
+        let inputs = attention.inputs(stream);
+        let with = |more: &[Option<Slice>]| inputs.iter().chain(more).copied().collect::<Vec<_>>();
+        let heads = f.batch * f.heads;
+
+        let seg_embed = f.segment.and_then(|s| attention.slice(s.seg_embed));
+        let out = attention.slice(stream.out);
+        let buffers = with(&[seg_embed, attention.key(), dout, out, lse, work, dq]);
+        launches.push(attention.tiled("rel_attention_grad", &params, &buffers, heads * stream.rows.div_ceil(TILE))?);
+
+        let [dk, dv] = [op.dk, op.dv].map(|id| attention.slice(id));
+        let buffers = with(&[attention.key(), dout, lse, work, dk, dv]);
+        launches.push(attention.tiled(
+            "rel_attention_grad_keys",
+            &params,
+            &buffers,
+            heads * f.keys().div_ceil(TILE),
+        )?);
+
+        if let Some(relative) = &op.relative {
+            let buffers = with(&[attention.key(), dout, lse, work, attention.slice(relative.dr)]);
+            let tiles = f.groups * f.heads * f.positions().div_ceil(TILE);
+            launches.push(attention.tiled("rel_attention_grad_positions", &params, &buffers, tiles)?);
+        }
+    }
+    if let (Some(terms), Some(grads)) = (&f.relative, &op.relative) {
+        let (content, position) = (layout.column_sums, layout.position_sums);
+        let rows = |x, weights, outer, length| Weighted { source: "rows", x, bias: None, weights, outer, length };
+        let sums = [
+            (grads.dw_bias, rows(f.k, content, f.batch, f.keys())),
+            (grads.dr_bias, rows(terms.r, position, f.groups, f.positions())),
+        ];
+        for (target, sums) in sums {
+            if let Some(target) = target {
+                let blocks = attention.bias_blocks(&sums, 0, &mut launches)?;
+                launches.push(attention.bias_sum(target, 0, 1.0, blocks)?);
+            }
+        }
+    }
+    if let (Some(terms), Some(grads)) = (&f.segment, &op.segment) {
+        let over_streams = |source, launches: &mut Vec<Launch>| -> Result<usize> {
+            let mut blocks = 0;
+            for (stream, parts) in all.iter().zip(&layout.streams) {
+                let (x, bias) = match source {
+                    "biased" => (stream.q, Some(terms.s_bias)),
+                    _ => (terms.seg_embed, None),
+                };
+                let (weights, outer, length) = (parts.row_sums, f.batch, stream.rows);
+                let sums = Weighted { source, x, bias, weights, outer, length };
+                blocks = attention.bias_blocks(&sums, blocks, launches)?;
+            }
+            Ok(blocks)
+        };
+        if let Some(target) = grads.ds_bias {
+            let blocks = over_streams("segments", &mut launches)?;
+            launches.push(attention.bias_sum(target, 0, 1.0, blocks)?);
+        }
+        if let Some(target) = grads.dseg_embed {
+            // The gradients of a row's scores sum to 0: what one embedding gains the other loses.
+            let blocks = over_streams("biased", &mut launches)?;
+            launches.push(attention.bias_sum(target, 0, -1.0, blocks)?);
+            launches.push(attention.bias_sum(target, f.heads * f.head_dim, 1.0, blocks)?);
+        }
+    }
+    Ok(launches)
+}

@@ -1,0 +1,147 @@
+//! The executor itself: transfers, pieces of arenas, profiles, errors. What ops compute is tested in `tests/ops.rs`.
+//! Runs on the first adapter, a program on the processor being as good as hardware; without any it says so.
+
+use std::sync::Arc;
+
+use super::{Gpu, WgpuExecutor};
+use crate::backend::{Device, Executor};
+use crate::op::*;
+use crate::program::{Builder, Program};
+use crate::tensor::{DType, Role, TensorId};
+
+fn gpu() -> Option<Arc<Gpu>> {
+    match Gpu::open(0) {
+        Ok(gpu) => Some(gpu),
+        Err(error) if std::env::var_os("XLNET_REQUIRE_WGPU").is_none() => {
+            println!("not tested: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn copy(b: &mut Builder, src: TensorId, dst: TensorId) {
+    let (dst, length) = (Target::set(dst), b.shape(src).len());
+    let op = CopyBlocks { src, src_offset: 0, src_stride: 0, dst, dst_offset: 0, dst_stride: 0, blocks: 1, length };
+    b.push(op).unwrap();
+}
+
+/// A chain of copies through tensors of many sizes, and what it must end with.
+fn chain() -> (Program, TensorId, TensorId) {
+    let mut b = Builder::new(DType::F32);
+    let (x, out) = (b.input("x", [1000]), b.output("out", [1000]));
+    let mut last = x;
+    for i in 0..12 {
+        b.param(format!("weight {i}"), [100 + 37 * i]);
+        let next = b.activation(&format!("next {i}"), [1000]);
+        copy(&mut b, last, next);
+        last = next;
+    }
+    copy(&mut b, last, out);
+    (b.finish().unwrap(), x, out)
+}
+
+#[test]
+fn arenas_in_pieces_hold_what_one_buffer_holds() {
+    let Some(gpu) = gpu() else { return };
+    let data: Vec<f32> = (0..1000).map(|i| i as f32).collect();
+    for chunk in [4096, 8192, 1 << 30] {
+        let (program, x, out) = chain();
+        let mut executor: Box<dyn Executor> =
+            Box::new(WgpuExecutor::in_chunks(gpu.clone(), Arc::new(program), chunk).unwrap());
+        assert_eq!(executor.held_bytes(), executor.plan().total_bytes());
+        executor.upload_f32(x, &data).unwrap();
+        executor.run_phase("run").unwrap();
+        assert_eq!(executor.download_f32(out).unwrap(), data, "pieces of {chunk} bytes");
+    }
+    let (program, ..) = chain();
+    let refused = WgpuExecutor::in_chunks(gpu, Arc::new(program), 1024).err().expect("too small").to_string();
+    assert!(refused.contains("max_buffer_size"), "{refused}");
+}
+
+#[test]
+fn transfers_check_lengths_and_views() {
+    if gpu().is_none() {
+        return;
+    }
+    let mut b = Builder::new(DType::F32);
+    let (x, y) = (b.input("x", [3]), b.output("y", [3]));
+    copy(&mut b, x, y);
+    let tail = b.view(x, 1, [2]).unwrap();
+    let unused = b.activation("unused", [3]);
+    let mut e = Device::Wgpu(0).open(Arc::new(b.finish().unwrap())).unwrap();
+    e.write(tail, bytemuck::cast_slice(&[5f32, 6.0])).unwrap();
+    assert_eq!(e.download_f32(x).unwrap(), [0.0, 5.0, 6.0]);
+    e.run(0..1).unwrap();
+    e.upload_f32(x, &[1.0; 3]).unwrap(); // after the run
+    assert_eq!(e.download_f32(y).unwrap(), [0.0, 5.0, 6.0]);
+    let text = e.write(x, &[0; 8]).unwrap_err().to_string();
+    assert_eq!(text, "transfer: x: expected 12 bytes, got 8 bytes");
+    assert!(e.read(unused, &mut [0; 12]).unwrap_err().to_string().contains("no op touches it"));
+    assert!(e.read(TensorId(99), &mut []).is_err());
+    assert!(e.run(0..2).is_err());
+    e.sync().unwrap();
+}
+
+#[test]
+fn indices_are_checked_when_the_op_runs() {
+    if gpu().is_none() {
+        return;
+    }
+    let mut b = Builder::new(DType::F32);
+    let (table, ids, out) = (b.param("table", [5, 4]), b.input_i32("ids", [3]), b.output("out", [3, 4]));
+    b.scoped("embedding", |b| b.push(GatherRows { table, ids, out })).unwrap();
+    let mut e = Device::Wgpu(0).open(Arc::new(b.finish().unwrap())).unwrap();
+    e.upload_i32(ids, &[-1, 4, 5]).unwrap();
+    let text = e.run_phase("run").unwrap_err().to_string();
+    assert!(text.starts_with("gather_rows in embedding: element 2 of ids: "), "{text}");
+    e.upload_i32(ids, &[-1, 4, 0]).unwrap();
+    e.run_phase("run").unwrap();
+}
+
+#[test]
+fn profiles_count_runs() {
+    if gpu().is_none() {
+        return;
+    }
+    let (program, ..) = chain();
+    let ops = program.steps.len();
+    let mut e = Device::Wgpu(0).open(Arc::new(program)).unwrap();
+    assert!(e.profile(true).is_empty());
+    for _ in 0..3 {
+        e.run_phase("run").unwrap();
+    }
+    let times = e.profile(false);
+    assert_eq!(
+        times.iter().map(|t| (t.op, t.runs)).collect::<Vec<_>>(),
+        (0..ops).map(|op| (op, 3)).collect::<Vec<_>>()
+    );
+    assert!(times.iter().all(|t| t.time.as_secs() < 10));
+    e.run_phase("run").unwrap();
+    assert!(e.profile(false).is_empty());
+}
+
+#[test]
+fn what_an_adapter_lacks_is_named() {
+    let Some(gpu) = gpu() else { return };
+    let mut b = Builder::new(DType::Bf16);
+    let out = b.output("out", [3]);
+    b.scoped("head", |b| b.push(Fill { out, value: 1.0 })).unwrap();
+    let text = Device::Wgpu(0).open(Arc::new(b.finish().unwrap())).err().expect("refused").to_string();
+    assert!(text.starts_with("fill in head: WGSL has no bf16"), "{text}");
+    // An index tensor that an op writes cannot be checked on the host.
+    let mut b = Builder::new(DType::F32);
+    let (table, ids) = (b.param("table", [5, 4]), b.input_i32("ids", [3]));
+    let (moved, out) = (b.tensor("moved", [3], DType::I32, Role::Activation), b.output("out", [3, 4]));
+    copy(&mut b, ids, moved);
+    b.push(GatherRows { table, ids: moved, out }).unwrap();
+    let text = WgpuExecutor::new(gpu, Arc::new(b.finish().unwrap())).err().expect("refused").to_string();
+    assert!(text.contains("gather_rows: moved is written by an op"), "{text}");
+}
+
+#[test]
+fn plans_need_no_device() {
+    let (program, ..) = chain();
+    let plan = Device::Wgpu(7).plan(&program).unwrap();
+    assert!(plan.total_bytes() > 0);
+}
