@@ -22,10 +22,11 @@ use xlnet::tensor::DType;
 pub use case::{Case, Outcome, Support, run_case};
 pub use setup::Setup;
 
-/// The devices to test: the CPU, and the one that `XLNET_DEVICE` names.
+/// The devices to test: the CPU, the one that `XLNET_DEVICE` names, and the first adapter of wgpu, a program on the
+/// processor being as good as hardware.
 ///
 /// # Errors
-/// When `XLNET_DEVICE` is not a device.
+/// When `XLNET_DEVICE` is not a device, or there is no adapter although `XLNET_REQUIRE_WGPU` is set, as in CI.
 pub fn devices() -> xlnet::Result<Vec<Device>> {
     let mut devices = vec![Device::Cpu];
     if let Ok(name) = std::env::var("XLNET_DEVICE") {
@@ -34,25 +35,22 @@ pub fn devices() -> xlnet::Result<Vec<Device>> {
             devices.push(device);
         }
     }
-    Ok(devices)
-}
-
-/// The devices that single ops are tested on, with their precisions: [`devices`], and the first adapter of wgpu, a
-/// program on the processor being as good as hardware.
-///
-/// # Errors
-/// When `XLNET_DEVICE` is not a device, or there is no adapter although `XLNET_REQUIRE_WGPU` is set, as in CI.
-pub fn op_devices() -> xlnet::Result<Vec<(Device, DType)>> {
-    let mut devices = devices()?;
-    let adapter = Device::Wgpu(0).resolve();
-    match adapter {
+    match Device::Wgpu(0).resolve() {
         Ok(adapter) if !devices.iter().any(|device| matches!(device, Device::Wgpu(_))) => devices.push(adapter),
         Err(error) if std::env::var_os("XLNET_REQUIRE_WGPU").is_some() => return Err(error),
         _ => {}
     }
+    Ok(devices)
+}
+
+/// The devices that single ops are tested on, with their precisions: f32, and on the CPU f64 too.
+///
+/// # Errors
+/// Those of [`devices`].
+pub fn op_devices() -> xlnet::Result<Vec<(Device, DType)>> {
     let floats = |device: Device| match device {
         Device::Cpu | Device::CpuReference => vec![DType::F32, DType::F64],
         _ => vec![DType::F32],
     };
-    Ok(devices.into_iter().flat_map(|device| floats(device).into_iter().map(move |float| (device, float))).collect())
+    Ok(devices()?.into_iter().flat_map(|device| floats(device).into_iter().map(move |float| (device, float))).collect())
 }
