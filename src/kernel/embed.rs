@@ -56,7 +56,41 @@ const SHADERS: &[(&str, &str)] = files! { "shaders":
 };
 
 /// File name within `kernels/` and content.
-const KERNELS: &[(&str, &str)] = &[];
+const KERNELS: &[(&str, &str)] = files! { "kernels":
+    "lib/dropout.ptx"
+    "lib/eights.ptx"
+    "lib/flat.ptx"
+    "lib/head.ptx"
+    "lib/math.ptx"
+    "lib/reduce.ptx"
+    "lib/row.ptx"
+    "lib/score.ptx"
+    "lib/tile.ptx"
+    "activation.ptx"
+    "activation_grad.ptx"
+    "adam.ptx"
+    "column_sum.ptx"
+    "copy_blocks.ptx"
+    "dropout.ptx"
+    "element_loss.ptx"
+    "fill.ptx"
+    "gather_rows.ptx"
+    "gather_rows_grad.ptx"
+    "gather_rows_grad_links.ptx"
+    "layer_norm.ptx"
+    "layer_norm_grad.ptx"
+    "layer_norm_grad_columns.ptx"
+    "matmul.ptx"
+    "mix_rows.ptx"
+    "mix_rows_grad.ptx"
+    "position_encoding.ptx"
+    "softmax.ptx"
+    "softmax_cross_entropy.ptx"
+    "softmax_grad.ptx"
+    "sum.ptx"
+    "weighted_rows.ptx"
+    "weighted_rows_grad.ptx"
+};
 
 /// Name and content.
 type File = (&'static str, &'static str);

@@ -40,6 +40,12 @@
 //! `Params` mirrors a struct of [`params`] of the same name as the template, byte for byte, scalars of 4 bytes only; a
 //! test compares both with naga's reflection. The same bytes are given to the PTX kernel of that name.
 //!
+//! A PTX kernel has the same name, keys, buffers and launch as the shader. Its first parameter is `params`, the bytes of the
+//! params struct, then follows a `.u64` named `<buffer>_param` for each buffer, the address of its first element (any
+//! address, where the op leaves it out). Each field is read as `ld.param.u32 %n, [params+8]; // n`, the comment being the
+//! field's name, which a test compares with the struct. `.reqntid` is the block size. Registers have names; pieces of text that
+//! kernels share are macros of `lib/` with registers of their own in a block `{ }`.
+//!
 //! Rules of arithmetic: load to f32, compute in f32, convert when storing; no float atomics, sums in an order that
 //! depends on shapes alone, so that two runs give the same bits; no assumption about the subgroup size; an element of an
 //! operand that the op may overwrite in place is last read by the invocation that writes it.

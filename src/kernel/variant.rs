@@ -36,6 +36,15 @@ impl Language {
     }
 }
 
+impl fmt::Display for Language {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Language::Wgsl => "WGSL",
+            Language::Ptx => "PTX",
+        })
+    }
+}
+
 /// Value of a template key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Value {

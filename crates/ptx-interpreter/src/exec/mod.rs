@@ -15,7 +15,7 @@ use crate::warp::{State, Warp};
 use barrier::Barrier;
 
 /// In which order blocks, warps and lanes take their turns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Schedule {
     /// Lowest numbers first.
     #[default]
