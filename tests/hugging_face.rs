@@ -15,6 +15,7 @@ use xlnet::tensor::DType;
 use xlnet::train::load::{LoadOptions, LoadOutcome, load_into};
 use xlnet::train::session::Session;
 use xlnet::train::step::{Objective, StepOptions};
+use xlnet_testkit::devices;
 use xlnet_testkit::golden::{self, Case};
 
 /// Outputs are held to the bound of op outputs: 2e-5 of the tensor's largest element.
@@ -272,9 +273,10 @@ fn models_of_hugging_face_answer_the_same() {
     let folders = golden::entries("hf").expect("a folder of cases");
     assert!(folders.len() >= 8, "the committed models are missing: found {}", folders.len());
     let mut report = Report::new("hf");
+    let devices = devices().expect("devices");
     for dir in &folders {
         let name = dir.file_name().expect("a name").to_string_lossy();
-        for device in [Device::Cpu, Device::CpuReference] {
+        for &device in devices.iter().chain(&[Device::CpuReference]) {
             report.case(&name, device, |report| run(dir, device, report));
         }
     }

@@ -12,10 +12,11 @@ use xlnet::config::XlnetConfig;
 use xlnet::model::heads::{SummaryOptions, SummaryType};
 use xlnet::model::original::{OriginalNames, OriginalVariable};
 use xlnet::model::{MaskKind, QueryKind, TransformerOptions};
-use xlnet::tensor::DType;
+use xlnet::tensor::{DType, TensorId};
 use xlnet::train::schedule::{DecayMethod, Schedule};
 use xlnet::train::session::Session;
 use xlnet::train::step::{Objective, OptimizerOptions, StepOptions};
+use xlnet_testkit::devices;
 use xlnet_testkit::golden::{self, Case};
 
 /// A case's settings, by the original's flag names.
@@ -203,20 +204,26 @@ fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |most, x| most.max(x.abs()))
 }
 
+/// The case's weights; each parameter's variable of the original.
+fn upload_weights(session: &mut Session, case: &Case, untie_r: bool) -> Result<HashMap<TensorId, OriginalVariable>> {
+    let (program, names) = (session.program().clone(), names(case));
+    let mut variables = HashMap::new();
+    for &id in &program.params {
+        let name = &program.program.tensor(id).name;
+        let variable = names.variable(name, untie_r).unwrap_or_else(|| panic!("{name} has no original"));
+        session.exec().upload_f32(id, &original_values(case, "param", &variable))?;
+        variables.insert(id, variable);
+    }
+    Ok(variables)
+}
+
 fn run(case: &Case, device: Device, accumulate: usize, report: &mut Report) -> Result<()> {
     let (config, options) = options(case, accumulate);
-    let names = names(case);
     let batch = options.transformer.batch * accumulate;
     let mut session = Session::new(&config, options, device, 0)?;
     let program = session.program().clone();
 
-    let mut variables = HashMap::new();
-    for &id in &program.params {
-        let name = &program.program.tensor(id).name;
-        let variable = names.variable(name, config.untie_r).unwrap_or_else(|| panic!("{name} has no original"));
-        session.exec().upload_f32(id, &original_values(case, "param", &variable))?;
-        variables.insert(id, variable);
-    }
+    let variables = upload_weights(&mut session, case, config.untie_r)?;
     for (layer, &id) in program.memory.iter().enumerate() {
         let key = format!("mems/{layer}");
         if case.tensors.contains_key(&key) {
@@ -283,8 +290,9 @@ fn training_steps_of_the_original() {
     let cases = golden::cases("train").expect("readable cases");
     assert!(cases.len() >= 10, "the committed cases are missing: found {}", cases.len());
     let mut report = Report::new("train");
+    let devices = devices().expect("devices");
     for case in &cases {
-        for device in [Device::Cpu, Device::CpuReference] {
+        for &device in devices.iter().chain(&[Device::CpuReference]) {
             report.case(&case.name, device, |report| run(case, device, 1, report));
         }
     }
@@ -302,4 +310,33 @@ fn accumulated_steps_are_those_of_the_big_batch() {
         report.case(&case.name, Device::Cpu, |report| run(case, Device::Cpu, 2, report));
     }
     report.finish();
+}
+
+/// Ten updates with dropout: every device draws the masks of the CPU, and a second run has the bits of the first.
+#[test]
+fn devices_follow_the_cpu_through_dropout() {
+    let cases = golden::cases("train").expect("readable cases");
+    let case = cases.iter().find(|case| case.name.contains("pretrain_mems_bidata")).expect("a committed case");
+    let steps = case.meta["steps"].as_array().map_or(0, Vec::len);
+    let losses = |device, rate| -> Result<Vec<f64>> {
+        let (config, mut options) = options(case, 1);
+        (options.transformer.dropout, options.transformer.dropatt) = (rate, rate);
+        let mut session = Session::new(&config, options, device, 7)?;
+        upload_weights(&mut session, case, config.untie_r)?;
+        let mut step = |k: usize| {
+            upload_step(&mut session, case, k % steps)?;
+            let loss = session.backward()?;
+            session.update().map(|_| loss)
+        };
+        (0..10).map(&mut step).collect()
+    };
+    let want = losses(Device::CpuReference, 0.1).expect("the reference");
+    assert_ne!(want, losses(Device::CpuReference, 0.0).expect("the reference"), "dropout drops nothing");
+    for device in devices().expect("devices") {
+        let got = losses(device, 0.1).expect("a run");
+        let worst = got.iter().zip(&want).map(|(got, want)| (got / want - 1.0).abs()).fold(0.0, f64::max);
+        println!("{device}: losses of ten updates with dropout are off by at most {worst:.1e}: {got:?}");
+        assert!(worst <= 1e-4, "{device}: {got:?}, expected {want:?}");
+        assert_eq!(got, losses(device, 0.1).expect("a second run"), "{device} does not repeat its bits");
+    }
 }

@@ -178,15 +178,16 @@ pub fn row(result: &StepResult, window: &Window, speed: &Speed) -> Row {
 /// Reads the lines up to `step` and drops all others from the file. Lines that are no metrics, such as one cut by a
 /// power failure, go too.
 fn keep_until(path: &Path, step: u64) -> Result<Vec<Row>> {
-    let text = match std::fs::read(path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
         Err(e) => return Err(Error::io("read", path, e)),
     };
+    let text = String::from_utf8_lossy(&bytes);
     let parsed = text.lines().filter_map(|line| Some((line, serde_json::from_str::<Row>(line).ok()?)));
     let (lines, rows): (Vec<&str>, Vec<Row>) = parsed.filter(|(_, row)| row.step <= step).unzip();
     let kept: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    if kept != text {
+    if kept.as_bytes() != bytes {
         let mut file = AtomicFile::create(path)?;
         file.append(kept.as_bytes())?;
         file.commit()?;

@@ -25,10 +25,11 @@ pub use backend::Backend;
 pub use case::{Case, Outcome, Support, run_case};
 pub use setup::Setup;
 
-/// The devices to test: the CPU, and the one that `XLNET_DEVICE` names.
+/// The devices to test: the CPU, the one that `XLNET_DEVICE` names, and the first adapter of wgpu, a program on the
+/// processor being as good as hardware.
 ///
 /// # Errors
-/// When `XLNET_DEVICE` is not a device.
+/// When `XLNET_DEVICE` is not a device, or there is no adapter although `XLNET_REQUIRE_WGPU` is set, as in CI.
 pub fn devices() -> xlnet::Result<Vec<Device>> {
     let mut devices = vec![Device::Cpu];
     if let Ok(name) = std::env::var("XLNET_DEVICE") {
@@ -37,28 +38,26 @@ pub fn devices() -> xlnet::Result<Vec<Device>> {
             devices.push(device);
         }
     }
-    Ok(devices)
-}
-
-/// The devices that single ops are tested on, with their precisions: [`devices`], and the first adapter of wgpu, a
-/// program on the processor being as good as hardware, and the CUDA backend on the PTX interpreter.
-///
-/// # Errors
-/// When `XLNET_DEVICE` is not a device, or there is no adapter although `XLNET_REQUIRE_WGPU` is set, as in CI.
-pub fn op_devices() -> xlnet::Result<Vec<(Backend, DType)>> {
-    let mut devices = devices()?;
-    let adapter = Device::Wgpu(0).resolve();
-    match adapter {
+    match Device::Wgpu(0).resolve() {
         Ok(adapter) if !devices.iter().any(|device| matches!(device, Device::Wgpu(_))) => devices.push(adapter),
         Err(error) if std::env::var_os("XLNET_REQUIRE_WGPU").is_some() => return Err(error),
         _ => {}
     }
+    Ok(devices)
+}
+
+/// The devices that single ops are tested on, with their precisions: f32, and on the CPU f64 too; and the CUDA backend
+/// on the PTX interpreter.
+///
+/// # Errors
+/// Those of [`devices`].
+pub fn op_devices() -> xlnet::Result<Vec<(Backend, DType)>> {
     let floats = |device: Device| match device {
         Device::Cpu | Device::CpuReference => vec![DType::F32, DType::F64],
         _ => vec![DType::F32],
     };
     let interpreters = Backend::INTERPRETERS.map(|backend| (backend, DType::F32));
     let all =
-        devices.into_iter().flat_map(|device| floats(device).into_iter().map(move |float| (device.into(), float)));
+        devices()?.into_iter().flat_map(|device| floats(device).into_iter().map(move |float| (device.into(), float)));
     Ok(all.chain(interpreters).collect())
 }

@@ -50,8 +50,16 @@ fn tests() -> Result<(), String> {
 
 /// Tools that build and tests need beside Rust.
 fn install() -> Result<(), String> {
-    let programs =
-        [("cmake", "cmake"), ("c++", "g++"), ("make", "make"), ("mpicc", "libopenmpi-dev"), ("mpirun", "openmpi-bin")];
+    let programs = [
+        ("cmake", "cmake"),
+        ("c++", "g++"),
+        ("make", "make"),
+        ("mpicc", "libopenmpi-dev"),
+        ("mpirun", "openmpi-bin"),
+        // Tests of interruptions: signals, and files that must not grow.
+        ("kill", "procps"),
+        ("prlimit", "util-linux"),
+    ];
     let mut missing: Vec<&str> = programs.iter().filter(|(program, _)| !there(program)).map(|t| t.1).collect();
     if !has_libclang() {
         missing.push("libclang-dev"); // bindgen reads MPI's headers with it
