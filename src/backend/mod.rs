@@ -123,11 +123,15 @@ impl Device {
             }
         }
     }
+    /// Whether its memory is this machine's own.
+    pub fn is_host(self) -> bool {
+        matches!(self, Device::Cpu | Device::CpuReference)
+    }
     /// Bytes that new programs may take on this device; `None` where nothing says.
     pub fn free_bytes(self) -> Option<usize> {
         // Asks for no GPU where one is named.
         let device = if self == Device::Auto { self.resolve().ok()? } else { self };
-        matches!(device, Device::Cpu | Device::CpuReference).then(cpu::free_bytes).flatten()
+        device.is_host().then(cpu::free_bytes).flatten()
     }
     /// Opens the device and gives it `program`.
     ///

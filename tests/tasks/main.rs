@@ -4,5 +4,6 @@
 mod common;
 mod conversion;
 mod errors;
+mod formats;
 mod overfit;
 mod serving;
