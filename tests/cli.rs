@@ -211,6 +211,8 @@ fn divergence_stops_with_a_sentence_and_keeps_the_checkpoint() {
     let parts = ["has loss NaN", "no finite numbers", "so training stops", "the last good checkpoint is m/step-6"];
     fails(dir, &line, 1, &parts);
     assert!(dir.join("m/step-6/model.safetensors").is_file());
+    let parts = ["op ", "is the first to write a value that is no finite number"];
+    fails(dir, &format!("{line} --check_finite"), 1, &parts);
 }
 
 #[test]
