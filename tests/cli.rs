@@ -266,7 +266,9 @@ fn a_bench_is_a_table_a_file_for_programs_and_a_picture() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let told = succeeds(dir, "bench --quick --steps 2 --device cpu --output small");
-    for part in ["on cpu", "limits: ", "tiny classify 2 x 32", "tiny pretrain 2 x 32", "rel_attention_grad", "layer_norm"] {
+    for part in
+        ["on cpu", "limits: ", "tiny classify 2 x 32", "tiny pretrain 2 x 32", "rel_attention_grad", "layer_norm"]
+    {
         assert!(told.contains(part), "{part}: {told}");
     }
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("small.json")).unwrap()).unwrap();

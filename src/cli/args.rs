@@ -119,6 +119,9 @@ pub struct BenchArgs {
     /// Tokens of a step, which decide the batch; 16384 on CUDA, 4096 on wgpu, else 512 when absent. Less where memory ends.
     #[arg(long, value_name = "N")]
     pub tokens: Option<usize>,
+    /// Dropout; as in training when absent.
+    #[arg(long, value_name = "X")]
+    pub dropout: Option<f32>,
     /// Steps that are measured; the median counts.
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub steps: usize,

@@ -89,7 +89,7 @@ fn measure(
         seq_len: length,
         mem_len: (args.quick && task == Task::Pretrain).then_some(16),
         num_predict: None,
-        dropout: None,
+        dropout: args.dropout,
         recompute: Recomputation::None,
         accumulate: 1,
         inference: false,
