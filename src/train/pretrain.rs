@@ -165,6 +165,9 @@ impl Pretraining {
         // Rank 0 alone saves.
         let copies = if config.background_save && first { Copies::Snapshot } else { Copies::None };
         let mut session = Session::open(&plan.model, plan.step_options(), plan.device, config.seed, copies)?;
+        if config.check_finite {
+            session = session.check_finite();
+        }
         session.set_first_micro((ranks.rank() * config.accumulate) as u32);
         session.reset_memory()?;
         let memory = match &found {

@@ -7,3 +7,4 @@ mod errors;
 mod formats;
 mod overfit;
 mod serving;
+mod windows;
