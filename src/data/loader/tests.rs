@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::corpus::{CorpusOptions, build_corpus};
 use super::super::encode::IdVocabulary;
