@@ -159,6 +159,10 @@ impl Imported {
 /// # Errors
 /// When nothing of the name `named` is there, or a file cannot be read.
 pub fn vocabulary_beside(named: &Path) -> Result<Option<Tokenizer>> {
+    let inside = named.join(VOCABULARY_FILE);
+    if inside.is_file() {
+        return Tokenizer::open(&inside).map(Some);
+    }
     let beside = match locate(named)? {
         Located::Archive(path) => {
             let bytes = archive::member(&path, VOCABULARY_FILE)?;

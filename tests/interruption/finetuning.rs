@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::common::*;
 use crate::program::*;
 
-const STEPS: u64 = 300;
+const STEPS: u64 = 150;
 
 /// A vocabulary, sizes of a model, and examples of two classes.
 fn place() -> TempDir {
@@ -47,8 +47,8 @@ fn finetune(model_dir: &str, settings: &[(&str, &str)]) -> String {
 
 /// The same metrics and events, last checkpoint and best model.
 #[track_caller]
-fn assert_same_runs(a: &Path, b: &Path) {
-    assert_same_run(a, b, STEPS);
+fn assert_same_runs(a: &Path, b: &Path, steps: u64) {
+    assert_same_run(a, b, steps);
     for file in ["model.safetensors", "config.json", "xlnet_task.json", "spiece.model"] {
         let [a, b] = [a, b].map(|run| fs::read(run.join("best").join(file)).expect("the best model"));
         assert!(a == b, "best/{file} differs");
@@ -76,20 +76,25 @@ fn kills_change_nothing() {
     }
     let out = succeeds(dir, &line);
     assert!(out.contains("going on at step "), "{out}");
-    assert_same_runs(&dir.join("whole"), &dir.join("killed"));
+    assert_same_runs(&dir.join("whole"), &dir.join("killed"), STEPS);
     assert_eq!(leftovers(&dir.join("killed")), 0);
     // Nothing is left to do, and nothing changes.
     succeeds(dir, &line);
-    assert_same_runs(&dir.join("whole"), &dir.join("killed"));
+    assert_same_runs(&dir.join("whole"), &dir.join("killed"), STEPS);
 }
 
 #[test]
 fn a_full_disk_ends_with_a_sentence_and_the_run_goes_on() {
     let dir = place();
     let dir = dir.path();
+    // A model larger than its vocabulary.
+    let sizes = fs::read_to_string(dir.join("sizes.json")).unwrap();
+    let sizes = sizes.replace("\"d_model\": 16", "\"d_model\": 64").replace("\"d_head\": 8", "\"d_head\": 32");
+    fs::write(dir.join("sizes.json"), sizes.replace("\"d_inner\": 32", "\"d_inner\": 256")).unwrap();
     for background in ["true", "false"] {
         let (whole, full) = (format!("whole-{background}"), format!("full-{background}"));
-        let line = |run: &str| finetune(run, &[("background_save", background), ("do_eval", "false")]);
+        let settings = [("background_save", background), ("do_eval", "false"), ("train_steps", "40")];
+        let line = |run: &str| finetune(run, &settings);
         succeeds(dir, &line(&whole));
         let mut run = Run::start(dir, &line(&full));
         assert!(run.wait_for(&format!("saved {full}/step-10")));
@@ -103,13 +108,13 @@ fn a_full_disk_ends_with_a_sentence_and_the_run_goes_on() {
         shell.arg(env!("CARGO_BIN_EXE_xlnet"));
         let (out, err, status) = Run::spawn(shell, dir, &line(&full)).finish();
         assert_eq!(status.code(), Some(1), "{out:?} {err}");
-        for part in [" is not saved: ", "the run ends at step 300, which cannot be saved", "the last good one is full-"]
+        for part in [" is not saved: ", "the run ends at step 40, which cannot be saved", "the last good one is full-"]
         {
             assert!(err.contains(part), "{part}: {err}");
         }
         assert_eq!(checkpoints(&dir.join(&full)), kept);
         succeeds(dir, &line(&full));
-        assert_same_runs(&dir.join(&whole), &dir.join(&full));
+        assert_same_runs(&dir.join(&whole), &dir.join(&full), 40);
     }
 }
 

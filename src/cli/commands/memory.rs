@@ -186,7 +186,7 @@ mod tests {
             let args = memory(line);
             let config = XlnetConfig { n_layer: 2, n_token: 100, ..XlnetConfig::base() };
             let (copies, shape) = (args.copies(), ShapeArgs { seq_len: 32, ..args.shape });
-            let budget = 400 << 20;
+            let budget = 800 << 20;
             let best = largest(&config, args.task, &shape, copies, budget).unwrap().unwrap();
             assert!(best.total() <= budget);
             let alone = largest(&config, args.task, &shape, Copies::None, budget).unwrap().unwrap();
