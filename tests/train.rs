@@ -16,7 +16,7 @@ use xlnet::tensor::{DType, TensorId};
 use xlnet::train::schedule::{DecayMethod, Schedule};
 use xlnet::train::session::Session;
 use xlnet::train::step::{Objective, OptimizerOptions, StepOptions};
-use xlnet_testkit::devices;
+use xlnet_testkit::{Backend, devices};
 use xlnet_testkit::golden::{self, Case};
 
 /// A case's settings, by the original's flag names.
@@ -217,10 +217,20 @@ fn upload_weights(session: &mut Session, case: &Case, untie_r: bool) -> Result<H
     Ok(variables)
 }
 
-fn run(case: &Case, device: Device, accumulate: usize, report: &mut Report) -> Result<()> {
+/// A session on `backend`.
+fn session(config: &XlnetConfig, options: StepOptions, backend: Backend, seed: u64) -> Result<Session> {
+    let Backend::Device(device) = backend else {
+        let mut session = Session::new(config, options, Device::Cpu, seed)?;
+        session.move_to(|program| backend.open(program))?;
+        return Ok(session);
+    };
+    Session::new(config, options, device, seed)
+}
+
+fn run(case: &Case, backend: Backend, accumulate: usize, report: &mut Report) -> Result<()> {
     let (config, options) = options(case, accumulate);
     let batch = options.transformer.batch * accumulate;
-    let mut session = Session::new(&config, options, device, 0)?;
+    let mut session = session(&config, options, backend, 0)?;
     let program = session.program().clone();
 
     let variables = upload_weights(&mut session, case, config.untie_r)?;
@@ -290,10 +300,10 @@ fn training_steps_of_the_original() {
     let cases = golden::cases("train").expect("readable cases");
     assert!(cases.len() >= 10, "the committed cases are missing: found {}", cases.len());
     let mut report = Report::new("train");
-    let devices = devices().expect("devices");
+    let backends: Vec<Backend> = devices().expect("devices").into_iter().map(Backend::from).collect();
     for case in &cases {
-        for &device in devices.iter().chain(&[Device::CpuReference]) {
-            report.case(&case.name, device, |report| run(case, device, 1, report));
+        for &backend in backends.iter().chain(&[Device::CpuReference.into()]).chain(&Backend::INTERPRETERS) {
+            report.case(&case.name, backend, |report| run(case, backend, 1, report));
         }
     }
     report.finish();
@@ -307,7 +317,7 @@ fn accumulated_steps_are_those_of_the_big_batch() {
     let even = |case: &&Case| Flags(&case.meta["config"]).size("batch").is_multiple_of(2);
     let cases = golden::cases("train").expect("readable cases");
     for case in cases.iter().filter(even) {
-        report.case(&case.name, Device::Cpu, |report| run(case, Device::Cpu, 2, report));
+        report.case(&case.name, Device::Cpu, |report| run(case, Device::Cpu.into(), 2, report));
     }
     report.finish();
 }
@@ -318,10 +328,10 @@ fn devices_follow_the_cpu_through_dropout() {
     let cases = golden::cases("train").expect("readable cases");
     let case = cases.iter().find(|case| case.name.contains("pretrain_mems_bidata")).expect("a committed case");
     let steps = case.meta["steps"].as_array().map_or(0, Vec::len);
-    let losses = |device, rate| -> Result<Vec<f64>> {
+    let losses = |backend, rate| -> Result<Vec<f64>> {
         let (config, mut options) = options(case, 1);
         (options.transformer.dropout, options.transformer.dropatt) = (rate, rate);
-        let mut session = Session::new(&config, options, device, 7)?;
+        let mut session = session(&config, options, backend, 7)?;
         upload_weights(&mut session, case, config.untie_r)?;
         let mut step = |k: usize| {
             upload_step(&mut session, case, k % steps)?;
@@ -330,9 +340,11 @@ fn devices_follow_the_cpu_through_dropout() {
         };
         (0..10).map(&mut step).collect()
     };
-    let want = losses(Device::CpuReference, 0.1).expect("the reference");
-    assert_ne!(want, losses(Device::CpuReference, 0.0).expect("the reference"), "dropout drops nothing");
-    for device in devices().expect("devices") {
+    let reference = Device::CpuReference.into();
+    let want = losses(reference, 0.1).expect("the reference");
+    assert_ne!(want, losses(reference, 0.0).expect("the reference"), "dropout drops nothing");
+    let backends = devices().expect("devices").into_iter().map(Backend::from);
+    for device in backends.chain([Backend::INTERPRETERS[0]]) {
         let got = losses(device, 0.1).expect("a run");
         let worst = got.iter().zip(&want).map(|(got, want)| (got / want - 1.0).abs()).fold(0.0, f64::max);
         println!("{device}: losses of ten updates with dropout are off by at most {worst:.1e}: {got:?}");

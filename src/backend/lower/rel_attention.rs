@@ -4,16 +4,14 @@
 //! numbers a row. The gradient of what both streams share is written by the first and added to by the second.
 
 use super::{Context, Launch, Slice};
-use crate::kernel::Variant;
 use crate::kernel::params::{self, Drop, size};
+use crate::kernel::{Language, Variant};
 use crate::op::{DropoutSite, Mask, RelAttention, RelAttentionGrad, SegmentTerms, Target, Write};
 use crate::tensor::TensorId;
 use crate::{Error, Result};
 
 /// Invocations of every work group.
 const WG: u32 = 64;
-/// Rows, keys or rows of r that a work group owns.
-const TILE: usize = 8;
 /// Rows of a block in the sums of bias gradients.
 const BLOCK: usize = 64;
 
@@ -109,14 +107,44 @@ pub fn backward_workspace(op: &RelAttentionGrad) -> usize {
     4 * Layout::new(&op.forward, true).words
 }
 
+/// # Errors
+/// When this adapter cannot hold the tiles of such heads.
+fn wgsl_columns(op: &RelAttention, c: &Context) -> Result<u32> {
+    let (place, d) = (&c.place, op.head_dim);
+    let columns = match d {
+        0..=64 => 1,
+        65..=128 => 2,
+        129..=256 => 4,
+        _ => {
+            return Err(Error::device(format!(
+                "{place}: heads of {d} elements are more than the 256 that WGSL's relative attention serves; \
+                 use --device cpu"
+            )));
+        }
+    };
+    // The largest of the kernels: three operands of 8 rows, a tile, partial sums, decisions.
+    let (needed, most) = (4 * (3 * 512 * columns as usize + 512 + 64 + 256), c.caps.workgroup_bytes);
+    if needed > most {
+        return Err(Error::device(format!(
+            "{place}: heads of {d} elements need {needed} bytes of work group memory, but this adapter has {most} \
+             (max_compute_workgroup_storage_size); use --device cpu"
+        )));
+    }
+    Ok(columns)
+}
+
 /// What the launches of one op share.
 struct Attention<'a> {
     op: &'a RelAttention,
     c: &'a Context<'a>,
     layout: Layout,
     work: Slice,
-    /// Columns of 64 elements of a head.
+    /// Columns of 64 elements of a head that a work group of WGSL owns; PTX has one in each.
     columns: u32,
+    /// Rows, keys or rows of r that a work group owns.
+    tile: usize,
+    /// Work groups that share a tile's columns.
+    parts: usize,
 }
 
 impl<'a> Attention<'a> {
@@ -126,31 +154,16 @@ impl<'a> Attention<'a> {
         let (layout, place, dtype) = (Layout::new(op, backward), &c.place, c.dtype(op.k)?);
         if dtype != "f32" {
             return Err(Error::device(format!(
-                "{place}: relative attention has WGSL kernels in f32 only, not in {dtype}; build the program in f32"
+                "{place}: relative attention has {} kernels in f32 only, not in {dtype}; build the program in f32",
+                c.caps.language
             )));
         }
-        let columns = match op.head_dim {
-            0..=64 => 1,
-            65..=128 => 2,
-            129..=256 => 4,
-            more => {
-                return Err(Error::device(format!(
-                    "{place}: heads of {more} elements are more than the 256 that WGSL's relative attention serves; \
-                     use --device cpu"
-                )));
-            }
+        let (columns, tile, parts) = match c.caps.language {
+            Language::Wgsl => (wgsl_columns(op, c)?, 8, 1),
+            Language::Ptx => (0, 32, op.head_dim.div_ceil(64)),
         };
-        // The largest of the kernels: three operands of 8 rows, a tile, partial sums, decisions.
-        let (needed, most) = (4 * (3 * 512 * columns as usize + 512 + 64 + 256), c.caps.workgroup_bytes);
-        if needed > most {
-            return Err(Error::device(format!(
-                "{place}: heads of {} elements need {needed} bytes of work group memory, but this adapter has {most} \
-                 (max_compute_workgroup_storage_size); use --device cpu",
-                op.head_dim
-            )));
-        }
         let work = c.scratch(0, layout.words)?;
-        Ok(Attention { op, c, layout, work, columns })
+        Ok(Attention { op, c, layout, work, columns, tile, parts })
     }
 
     fn params(&self, stream: &Stream, parts: &Parts, accumulate: bool) -> Result<params::RelAttention> {
@@ -188,20 +201,26 @@ impl<'a> Attention<'a> {
         Some((self.c.slice)(id))
     }
 
-    /// One launch over `tiles` work groups.
+    /// One launch over the tiles of `outer` lists of `length` rows, keys or rows of r.
     fn tiled(
         &self,
         template: &'static str,
+        stream: &Stream,
         params: &params::RelAttention,
         buffers: &[Option<Slice>],
-        tiles: usize,
+        (outer, length): (usize, usize),
     ) -> Result<Launch> {
-        let mut variant = Variant::new(template).name("dtype", "f32");
-        if template != "rel_attention_grad_positions" {
-            variant = variant.flag("relative", self.op.relative.is_some());
-        }
-        let variant = variant.int("columns", self.columns).int("wg", WG);
-        self.c.launch_slices(variant, params, buffers, self.c.flat(tiles, 1)?)
+        let (variant, relative) = (Variant::new(template).name("dtype", "f32"), self.op.relative.is_some());
+        let variant = match (self.c.caps.language, template) {
+            // Rows of the content stream lie in order, so that their rows of r are a band.
+            (Language::Ptx, _) if !relative => variant.name("relative", "none"),
+            (Language::Ptx, _) if stream.positions.is_none() => variant.name("relative", "band"),
+            (Language::Ptx, _) => variant.name("relative", "rows"),
+            (Language::Wgsl, "rel_attention_grad_positions") => variant.int("columns", self.columns),
+            (Language::Wgsl, _) => variant.flag("relative", relative).int("columns", self.columns),
+        };
+        let tiles = outer * length.div_ceil(self.tile) * self.parts;
+        self.c.launch_slices(variant.int("wg", WG), params, buffers, self.c.flat(tiles, 1)?)
     }
 
     /// What the other kernels find in scratch: where rows begin, who sees whom, scores of the segment term.
@@ -307,8 +326,8 @@ pub fn forward(op: &RelAttention, c: &Context) -> Result<Vec<Launch>> {
         let mut buffers = attention.inputs(stream);
         buffers.extend([attention.key(), Some(attention.work)]);
         buffers.extend([stream.out, stream.lse].map(|id| attention.slice(id)));
-        let tiles = op.batch * op.heads * stream.rows.div_ceil(TILE);
-        launches.push(attention.tiled("rel_attention", &params, &buffers, tiles)?);
+        let tiles = (op.batch * op.heads, stream.rows);
+        launches.push(attention.tiled("rel_attention", stream, &params, &buffers, tiles)?);
     }
     Ok(launches)
 }
@@ -331,21 +350,16 @@ pub fn backward(op: &RelAttentionGrad, c: &Context) -> Result<Vec<Launch>> {
         let seg_embed = f.segment.and_then(|s| attention.slice(s.seg_embed));
         let out = attention.slice(stream.out);
         let buffers = with(&[seg_embed, attention.key(), dout, out, lse, work, dq]);
-        launches.push(attention.tiled("rel_attention_grad", &params, &buffers, heads * stream.rows.div_ceil(TILE))?);
+        launches.push(attention.tiled("rel_attention_grad", stream, &params, &buffers, (heads, stream.rows))?);
 
         let [dk, dv] = [op.dk, op.dv].map(|id| attention.slice(id));
         let buffers = with(&[attention.key(), dout, lse, work, dk, dv]);
-        launches.push(attention.tiled(
-            "rel_attention_grad_keys",
-            &params,
-            &buffers,
-            heads * f.keys().div_ceil(TILE),
-        )?);
+        launches.push(attention.tiled("rel_attention_grad_keys", stream, &params, &buffers, (heads, f.keys()))?);
 
         if let Some(relative) = &op.relative {
             let buffers = with(&[attention.key(), dout, lse, work, attention.slice(relative.dr)]);
-            let tiles = f.groups * f.heads * f.positions().div_ceil(TILE);
-            launches.push(attention.tiled("rel_attention_grad_positions", &params, &buffers, tiles)?);
+            let tiles = (f.groups * f.heads, f.positions());
+            launches.push(attention.tiled("rel_attention_grad_positions", stream, &params, &buffers, tiles)?);
         }
     }
     if let (Some(terms), Some(grads)) = (&f.relative, &op.relative) {
