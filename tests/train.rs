@@ -16,8 +16,8 @@ use xlnet::tensor::{DType, TensorId};
 use xlnet::train::schedule::{DecayMethod, Schedule};
 use xlnet::train::session::Session;
 use xlnet::train::step::{Objective, OptimizerOptions, StepOptions};
-use xlnet_testkit::{Backend, devices};
 use xlnet_testkit::golden::{self, Case};
+use xlnet_testkit::{Backend, devices};
 
 /// A case's settings, by the original's flag names.
 struct Flags<'a>(&'a Value);
