@@ -174,6 +174,8 @@ config_keys! {
     predict_ckpt: Option<PathBuf> = None,
     /// `auto`, `cpu`, `cpu:reference`, `wgpu[:n]` or `cuda[:n]`.
     device: String = "auto".into(),
+    /// Runs op by op, slowly, and stops at the first one that writes a NaN or an infinity, with its name.
+    check_finite: bool = false,
     /// Writes events for TensorBoard.
     tensorboard: bool = true,
 }

@@ -158,6 +158,9 @@ impl Finetuning {
         let length = setup.task.length(train.longest(), setup.max_seq_length, setup.summary);
         let options = step_options(&config, &setup, length);
         let mut session = Session::new(&setup.model, options, device, config.seed)?;
+        if config.check_finite {
+            session = session.check_finite();
+        }
         let file = TaskFile::new(&config, &setup.task, &tokenizer);
         std::fs::create_dir_all(&config.model_dir).map_err(|e| Error::io("create", &config.model_dir, e))?;
         let lock = RunLock::acquire(&config.model_dir)?;

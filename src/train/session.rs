@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::fit;
 use super::step::{OptimizerOptions, StepOptions, StepProgram};
-use crate::backend::{Device, Executor};
+use crate::backend::{CheckFinite, Device, Executor};
 use crate::config::XlnetConfig;
 use crate::data::batch::Batch;
 use crate::op::philox;
@@ -77,6 +77,13 @@ impl Session {
         }
         self.exec = exec;
         Ok(())
+    }
+    /// The same session, but every op is run alone and what it writes is looked at: the first one that makes a NaN or an
+    /// infinity ends the run with its name. Slow.
+    #[must_use]
+    pub fn check_finite(mut self) -> Self {
+        self.exec = Box::new(CheckFinite::new(self.exec));
+        self
     }
     /// The program's tensors.
     pub fn program(&self) -> &StepProgram {
@@ -222,13 +229,23 @@ impl Session {
         Ok((norm, rate))
     }
 
-    /// A whole training step on the uploaded batch.
+    /// A whole training step on the uploaded batch, handed to the device at once. Where the gradient has no finite norm
+    /// the step changes no weight.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the program has no update, or the device fails.
     pub fn train(&mut self) -> Result<StepResult> {
-        let loss = self.backward()?;
-        let (gradient_norm, learning_rate) = self.update()?;
+        let missing = || Error::plan("a program without gradients cannot be trained");
+        let optimizer: OptimizerOptions = self.options.optimizer.ok_or_else(missing)?;
+        let update = self.step_program.update.as_ref().ok_or_else(missing)?;
+        let (hyper, square_norm) = (update.hyper, update.square_norm);
+        self.upload_keys()?;
+        self.exec.upload_f64(hyper, &optimizer.hyper(self.step))?;
+        self.exec.run(0..self.step_program.program.steps.len())?;
+        let loss = self.exec.download_f64(self.step_program.loss)?[0];
+        let gradient_norm = self.exec.download_f64(square_norm)?[0].sqrt();
+        let learning_rate = optimizer.schedule.rate(self.step);
+        self.step += 1;
         Ok(StepResult { step: self.step, loss, gradient_norm, learning_rate })
     }
 
