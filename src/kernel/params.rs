@@ -249,6 +249,7 @@ params! {
     }
     /// Of the kernels of relative attention; `work` is the op's scratch. Offsets are in words of 4 bytes.
     "rel_attention" "rel_attention_grad" "rel_attention_grad_keys" "rel_attention_grad_positions" "rel_attention_mma"
+    "rel_attention_mma_deltas" "rel_attention_mma_grad" "rel_attention_mma_grad_keys" "rel_attention_mma_grad_positions"
     "rel_attention_rows" "rel_attention_segments" RelAttention {
         /// B.
         batch: u32,
