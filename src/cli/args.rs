@@ -489,7 +489,7 @@ pub struct KernelsCheckArgs {
     /// A label or its beginning; all when absent.
     #[arg(default_value = "", value_name = "LABEL")]
     pub label: String,
-    /// The adapter that compiles: wgpu[:n]; without it variants are only rendered.
+    /// The device that compiles: wgpu[:n] or cuda[:n]; without it variants are only rendered.
     #[arg(long, default_value_t = Device::Cpu, value_name = "DEVICE")]
     pub device: Device,
 }
