@@ -154,9 +154,10 @@ fn print_adapters() {
 fn print_cards() {
     use crate::backend::cuda::cards;
     for (number, card) in cards().into_iter().flatten().enumerate() {
-        let (device, (major, minor)) = (Device::Cuda(number), card.capability);
+        let (device, (major, minor)) = (Device::Cuda(number).to_string(), card.capability);
         let products = if major >= 8 { "products in f32 and bf16" } else { "products in f32" };
-        let ready = device.resolve().map_or_else(|error| format!("not usable: {error}"), |_| products.to_owned());
+        let ready =
+            Device::Cuda(number).resolve().map_or_else(|error| format!("not usable: {error}"), |_| products.to_owned());
         print(&format!("  {device:<8} {}, compute capability {major}.{minor}, {}", card.name, bytes(card.bytes)));
         print(&format!("           {} multiprocessors; {ready}", card.multiprocessors));
     }
