@@ -244,7 +244,8 @@ mod program {
     fn what_is_wrong_with_a_card_is_a_sentence() -> Result<()> {
         let (driver, dir) = (driver()?, corpus());
         let line = format!("{TRAIN} --device cuda --model_dir m");
-        let wrong: [(&[(&str, &str)], &[&str]); 4] = [
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+        let wrong: [Case; 4] = [
             (&[("INTERPRETED_CUDA_DRIVER", "11020")], &["driver is too old", "CUDA 11.2", "11.4", "--device cpu"]),
             (&[("INTERPRETED_CUDA_CAPABILITY", "6.1")], &["compute capability 6.1", "7.0 or newer"]),
             (&[("INTERPRETED_CUDA_MEMORY", "268500000")], &["a batch of 4 sequences needs", "free on cuda:0", "fit"]),
