@@ -14,7 +14,7 @@ const GENERATIONS: [&str; 4] = ["sm_70", "sm_80", "sm_90", "sm_120"];
 /// The others, for one variant of each template, the one with every flag.
 const RELATIVES: [&str; 5] = ["sm_75", "sm_86", "sm_89", "sm_90a", "sm_100"];
 
-/// Number of a target such as `sm_90a`.
+/// 70 of `sm_70`, 90 of `sm_90a`.
 fn architecture(target: &str) -> Result<u32> {
     let digits = target.trim_start_matches("sm_").trim_end_matches('a');
     digits.parse().with_context(|| format!("{target} is no target"))

@@ -149,13 +149,17 @@ impl Finetuning {
             layer_norm_eps: LAYER_NORM_EPS,
             attention: AttentionType::Bi,
             max_seq_length: conversion.max_seq_length,
+            mem_len: config.memory(&task),
             batch: config.eval_batch_size,
             search: config.search(),
             task,
             model,
             device,
         };
-        let length = setup.task.length(train.longest(), setup.max_seq_length, setup.summary);
+        let length = match setup.mem_len {
+            0 => setup.task.length(train.longest(), setup.max_seq_length, setup.summary),
+            _ => setup.max_seq_length,
+        };
         let options = step_options(&config, &setup, length);
         let mut session = Session::new(&setup.model, options, device, config.seed)?;
         if config.check_finite {
@@ -349,11 +353,15 @@ fn step_options(config: &FinetuneConfig, setup: &Setup, length: usize) -> StepOp
         length,
         clamp_len: setup.clamp_len,
         mask: MaskKind::Padding,
+        memory: setup.mem_len,
+        mem_len: setup.mem_len,
+        forget_padding: true,
         dropout: config.dropout as f32,
         dropatt: config.dropatt as f32,
         position_dropout: config.position_dropout,
         recompute: config.recompute,
         frozen_layers: config.frozen_layers,
+        bf16: config.use_bfloat16,
         layer_norm_eps: setup.layer_norm_eps,
         ..TransformerOptions::default()
     };

@@ -138,6 +138,10 @@ impl Session {
                 self.exec.upload_i32(id, &data)?;
             }
         }
+        if let Some(id) = self.step_program.program.find("nothing") {
+            let zeros = vec![0.0; self.step_program.program.tensor(id).shape.len()];
+            self.exec.upload_f32(id, &zeros)?;
+        }
         Ok(())
     }
 
@@ -201,6 +205,17 @@ impl Session {
     pub fn evaluate(&mut self) -> Result<f64> {
         self.exec.run_phase("forward")?;
         Ok(self.exec.download_f64(self.step_program.loss)?[0])
+    }
+
+    /// Reads the uploaded batch for its memories alone: an earlier window of texts whose loss is at their end.
+    ///
+    /// # Errors
+    /// When the program has no memories of this kind, see [`TransformerOptions::forget_padding`], or the device fails.
+    ///
+    /// [`TransformerOptions::forget_padding`]: crate::model::TransformerOptions::forget_padding
+    pub fn remember(&mut self) -> Result<()> {
+        let training = self.options.optimizer.is_some();
+        self.exec.run_phase(if training { "remember" } else { "forward" })
     }
 
     /// Forward and backward of the uploaded batch; returns the loss.
