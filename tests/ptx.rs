@@ -32,8 +32,11 @@ fn variants() -> Result<Vec<(KernelText, bool)>> {
     Ok(all)
 }
 
-/// Registers, shared memory and target of one kernel, for each target that its text is for.
-fn assemble(kernel: &KernelText, last: bool) -> Result<Vec<(&'static str, (u32, u32, &'static str))>> {
+/// Registers, shared memory, and the target that asks for them.
+type Need = (u32, u32, &'static str);
+
+/// Entry and needs of one kernel, for each target that its text is for.
+fn assemble(kernel: &KernelText, last: bool) -> Result<Vec<(&'static str, Need)>> {
     let (label, text) = (&kernel.rendered.label, &kernel.rendered.text);
     let relatives = if last { &RELATIVES[..] } else { &[] };
     let oldest = architecture(Module::parse(text)?.target())?;
