@@ -67,9 +67,9 @@ fn pretraining_follows_the_cpu() {
     let features = xlnet::backend::wgpu::Gpu::open(0).expect("an adapter").device.features();
     assert_eq!(kept.len(), usize::from(features.contains(wgpu::Features::PIPELINE_CACHE)), "{kept:?}");
     for path in kept {
-        assert!(std::fs::metadata(&path).expect("a file").len() > 1000);
+        assert!(std::fs::metadata(&path).expect("a file").len() > 32, "a hash and nothing else");
         std::fs::write(&path, "no cache").expect("a file");
         train(dir, "wgpu", "--train_steps 2 --model_dir again");
-        assert!(std::fs::metadata(&path).expect("a file").len() > 1000, "it was not written anew");
+        assert!(std::fs::metadata(&path).expect("a file").len() > 32, "it was not written anew");
     }
 }
