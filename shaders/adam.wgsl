@@ -35,6 +35,11 @@ fn adam(
   if i >= p.n {
     return;
   }
+  let norm2 = f32(square_norm[at.square_norm]);
+  // No finite number: the exponent is full. (Comparisons with NaN are not reliable in WGSL.)
+  if (bitcast<u32>(norm2) & 0x7f800000u) == 0x7f800000u {
+    return;
+  }
   let lr = f32(hyper[at.hyper]);
   let clip = f32(hyper[at.hyper + 1u]);
   let beta1 = f32(hyper[at.hyper + 2u]);
@@ -42,9 +47,7 @@ fn adam(
   let eps = f32(hyper[at.hyper + 4u]);
   var factor = p.grad_scale;
   if clip > 0.0 {
-    // Not max(): a norm that is not a number must stay one.
-    let norm = sqrt(f32(square_norm[at.square_norm]));
-    factor *= clip / select(norm, clip, norm < clip);
+    factor *= clip / max(sqrt(norm2), clip);
   }
   let g = f32(grad[at.grad + i]) * factor;
   let first = fma(beta1, f32(m[at.m + i]), (1.0 - beta1) * g);

@@ -211,6 +211,8 @@ fn divergence_stops_with_a_sentence_and_keeps_the_checkpoint() {
     let parts = ["has loss NaN", "no finite numbers", "so training stops", "the last good checkpoint is m/step-6"];
     fails(dir, &line, 1, &parts);
     assert!(dir.join("m/step-6/model.safetensors").is_file());
+    let parts = ["op ", "is the first to write a value that is no finite number"];
+    fails(dir, &format!("{line} --check_finite"), 1, &parts);
 }
 
 #[test]
@@ -257,4 +259,28 @@ fn a_signal_saves_before_the_end() {
     assert!(rest.last().unwrap().starts_with("stopped; the same command goes on from m/step-"), "{rest:?}");
     let saved = rest.iter().find_map(|line| line.strip_prefix("saved ")).expect("a checkpoint");
     assert!(dir.join(saved).join("state.json").is_file());
+}
+
+#[test]
+fn a_bench_is_a_table_a_file_for_programs_and_a_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let told = succeeds(dir, "bench --quick --steps 2 --device cpu --output small");
+    for part in
+        ["on cpu", "limits: ", "tiny classify 2 x 32", "tiny pretrain 2 x 32", "rel_attention_grad", "layer_norm"]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("small.json")).unwrap()).unwrap();
+    let steps = json["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 2);
+    for step in steps {
+        let number = |value: &serde_json::Value| value.as_f64().unwrap();
+        let (seconds, ideal) = (number(&step["work"]["seconds"]), number(&step["work"]["ideal_seconds"]));
+        assert!(seconds > 0.0 && ideal > 0.0 && number(&step["tokens_per_s"]) > 0.0, "{step}");
+        let flops: f64 = step["ops"].as_array().unwrap().iter().map(|op| number(&op["work"]["flops"])).sum();
+        assert_eq!(flops, number(&step["work"]["flops"]), "the ops are the step");
+    }
+    let svg = std::fs::read_to_string(dir.join("small.svg")).unwrap();
+    assert!(svg.contains("tiny pretrain 2 x 32") && svg.matches("<rect").count() > 10);
 }

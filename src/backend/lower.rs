@@ -26,6 +26,8 @@ use crate::{Error, Result};
 pub struct Caps {
     /// Language of the kernels.
     pub language: Language,
+    /// Compute capability of an NVIDIA card.
+    pub capability: (u32, u32),
     /// Half-precision storage and arithmetic (SHADER_F16 of WGSL).
     pub f16: bool,
     /// Least and greatest subgroup size, where there are subgroup operations.
@@ -53,6 +55,7 @@ impl Default for Caps {
     fn default() -> Self {
         Caps {
             language: Language::Wgsl,
+            capability: (0, 0),
             f16: true,
             subgroups: None,
             cooperative: [None; 2],

@@ -1,5 +1,6 @@
 //! Executors: one per kind of device, behind one small trait.
 
+mod check_finite;
 pub mod cpu;
 pub mod cuda;
 mod indices;
@@ -19,6 +20,8 @@ use crate::op::Op;
 use crate::program::{Plan, Program};
 use crate::tensor::{DType, TensorId};
 use crate::{Error, Result};
+
+pub use check_finite::CheckFinite;
 
 /// Which device runs a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -74,8 +77,8 @@ impl Device {
     /// When the backend is not part of this build, or there is no such device on this machine.
     pub fn resolve(self) -> Result<Device> {
         match self {
-            Device::Auto | Device::Cpu => Ok(Device::Cpu),
-            Device::CpuReference => Ok(self),
+            Device::Auto => Ok(best()),
+            Device::Cpu | Device::CpuReference => Ok(self),
             Device::Wgpu(number) => {
                 find_wgpu(number)?;
                 Ok(self)
@@ -86,6 +89,7 @@ impl Device {
             }
         }
     }
+    #[cfg(not(all(feature = "wgpu", feature = "cuda")))]
     fn missing(self) -> Error {
         match self {
             Device::Wgpu(_) => Error::device(format!(
@@ -126,9 +130,13 @@ impl Device {
     }
     /// Bytes that new programs may take on this device; `None` where nothing says.
     pub fn free_bytes(self) -> Option<usize> {
-        // Asks for no GPU where one is named.
         let device = if self == Device::Auto { self.resolve().ok()? } else { self };
-        matches!(device, Device::Cpu | Device::CpuReference).then(cpu::free_bytes).flatten()
+        match device {
+            Device::Cpu | Device::CpuReference => cpu::free_bytes(),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(number) => cuda::free_bytes(number),
+            _ => None,
+        }
     }
     /// Opens the device and gives it `program`.
     ///
@@ -148,6 +156,24 @@ impl Device {
     }
 }
 
+/// What `auto` stands for: an NVIDIA card that the kernels run on, then hardware of wgpu, then the processor.
+fn best() -> Device {
+    if find_cuda(0).is_ok() {
+        return Device::Cuda(0);
+    }
+    if has_hardware() { Device::Wgpu(0) } else { Device::Cpu }
+}
+#[cfg(feature = "wgpu")]
+fn has_hardware() -> bool {
+    // Looking for adapters loads every Vulkan driver, which takes time and may print. Without such a file there is none.
+    let there = ["/dev/dri", "/dev/nvidiactl", "/dev/dxg"].iter().any(|file| std::path::Path::new(file).exists());
+    (there || cfg!(not(target_os = "linux"))) && wgpu::has_hardware()
+}
+#[cfg(not(feature = "wgpu"))]
+fn has_hardware() -> bool {
+    false
+}
+
 #[cfg(feature = "wgpu")]
 fn find_wgpu(number: usize) -> Result<()> {
     wgpu::Gpu::find(number).map(drop)
@@ -159,7 +185,7 @@ fn find_wgpu(number: usize) -> Result<()> {
 
 #[cfg(feature = "cuda")]
 fn find_cuda(number: usize) -> Result<()> {
-    cuda::Card::find(number).map(drop)
+    cuda::find(number).map(drop)
 }
 #[cfg(not(feature = "cuda"))]
 fn find_cuda(number: usize) -> Result<()> {

@@ -77,6 +77,8 @@ pub enum Command {
     Kernels(KernelsCommand),
     /// Find the largest batch that fits a memory, and where the bytes go; allocates nothing.
     Memory(MemoryArgs),
+    /// Measure training steps of Base and Large and every op of them on a device, beside what it can do.
+    Bench(BenchArgs),
     /// Tell what this machine offers and what is missing: instructions, memory, disk, devices, packages.
     #[command(after_help = "Example:\n  xlnet doctor --model_dir runs/a")]
     Doctor(DoctorArgs),
@@ -93,6 +95,42 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  xlnet bench --device cuda --output bench-of-my-card\n\nA step is forward, backward, clipping and \
+                        Adam. The limit of an op is its arithmetic or its traffic at the device's highest rate, \
+                        whichever takes longer; the table says how much of that is reached."
+)]
+pub struct BenchArgs {
+    /// auto, cpu, cpu:reference, wgpu[:n] or cuda[:n].
+    #[arg(long, default_value_t = Device::Auto, value_name = "DEVICE")]
+    pub device: Device,
+    /// base, large, chinese-base, chinese-mid, or JSON files with sizes; with commas.
+    #[arg(long, value_delimiter = ',', default_value = "base,large", value_name = "NAME|FILE")]
+    pub model: Vec<String>,
+    /// What is learnt; with commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "classify,pretrain")]
+    pub task: Vec<Task>,
+    /// Tokens of a sequence, with commas; 64,128,256,512 when absent.
+    #[arg(long, value_delimiter = ',', value_name = "N")]
+    pub seq_len: Vec<usize>,
+    /// Tokens of a step, which decide the batch; 16384 on CUDA, 4096 on wgpu, else 512 when absent. Less where memory ends.
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<usize>,
+    /// Dropout; as in training when absent.
+    #[arg(long, value_name = "X")]
+    pub dropout: Option<f32>,
+    /// Steps that are measured; the median counts.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub steps: usize,
+    /// Receives the table as JSON and SVG: FILE.json, FILE.svg.
+    #[arg(long, default_value = "bench", value_name = "FILE")]
+    pub output: PathBuf,
+    /// A tiny model and a few steps: shows that everything works, says nothing of speed.
+    #[arg(long)]
+    pub quick: bool,
 }
 
 #[derive(Debug, Args)]

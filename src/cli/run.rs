@@ -102,6 +102,7 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Kernels(KernelsCommand::Dump(args)) => commands::kernels::dump(&args),
         Command::Kernels(KernelsCommand::Check(args)) => commands::kernels::check(&args),
         Command::Kernels(KernelsCommand::Support) => commands::kernels::support(),
+        Command::Bench(args) => commands::bench::run(&args),
         Command::Memory(args) => commands::memory::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Completions { shell } => commands::completions(shell),

@@ -32,7 +32,8 @@ pub fn build(config: &XlnetConfig, task: Task, shape: &ShapeArgs, batch: usize) 
     StepProgram::build(config, &options(task, shape, batch)?)
 }
 
-fn options(task: Task, shape: &ShapeArgs, batch: usize) -> Result<StepOptions> {
+/// What shapes that program.
+pub fn options(task: Task, shape: &ShapeArgs, batch: usize) -> Result<StepOptions> {
     let ShapeArgs { seq_len, accumulate, inference, .. } = *shape;
     if accumulate == 0 || batch == 0 || !batch.is_multiple_of(accumulate) {
         return Err(Error::config(format!("accumulate must divide the batch {batch}, but is {accumulate}")));

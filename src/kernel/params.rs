@@ -124,6 +124,16 @@ params! {
         /// Factor of the learning rate.
         lr_scale: f32,
     }
+    /// Of `adam_all`.
+    "adam_all" AdamAll {
+        /// Blocks that have work.
+        pieces: u32,
+    }
+    /// Of `square_norm_all`.
+    "square_norm_all" SquareNormAll {
+        /// Blocks that have work.
+        pieces: u32,
+    }
     /// Of `column_sum`.
     "column_sum" ColumnSum {
         /// Rows.

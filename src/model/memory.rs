@@ -1,7 +1,7 @@
 //! Recurrence: `concat(memory, input[:reuse_len])[-mem_len:]` of every layer, without gradient.
 
-use super::transformer::TransformerOptions;
-use crate::op::{CopyBlocks, Target};
+use super::transformer::{Inputs, TransformerOptions};
+use crate::op::{CopyBlocks, MixRows, Target};
 use crate::program::Builder;
 use crate::tensor::TensorId;
 use crate::{Error, Result};
@@ -32,9 +32,11 @@ pub(super) fn copy_positions(
 pub(super) fn forward(
     b: &mut Builder,
     options: &TransformerOptions,
-    old: Option<TensorId>, // [B, M, d]
-    x: TensorId,           // [B*L, d]
+    inputs: &Inputs,
+    layer: usize,
+    x: TensorId, // [B*L, d]
 ) -> Result<TensorId> {
+    let old = inputs.memory.get(layer).copied(); // [B, M, d]
     let (batch, d) = (options.batch, b.shape(x).last());
     let cached = options.reuse_len.filter(|&r| r > 0).unwrap_or(options.length).min(options.length);
     let take = cached.min(options.mem_len);
@@ -46,6 +48,15 @@ pub(super) fn forward(
     {
         copy_positions(b, (old, options.memory - keep), (Target::set(new), 0), batch, keep)?;
     }
+    let x = match (inputs.forgotten, inputs.nothing) {
+        (Some(weight), Some(row)) => {
+            let out = b.activation("remembered", b.shape(x)); // [B*L, d]
+            let weight = b.reshape(weight, [options.content_rows()])?;
+            b.push(MixRows { x: Some(x), row, weight: Some(weight), out })?;
+            out
+        }
+        _ => x,
+    };
     copy_positions(b, (x, cached - take), (Target::set(new), keep), batch, take)?;
     Ok(new)
 }

@@ -110,6 +110,9 @@ pub struct TransformerOptions {
     pub layer_norm_eps: f32,
     /// The hidden states of the content stream are wanted at the end although there is a query stream.
     pub content_output: bool,
+    /// Padding leaves zeros in the memory, as there are before any text: `forgotten [B, L]`, 1 = padding. Texts of any
+    /// number of windows then share a batch, and none of them sees how long the others are.
+    pub forget_padding: bool,
 }
 
 impl Default for TransformerOptions {
@@ -135,6 +138,7 @@ impl Default for TransformerOptions {
             frozen_layers: 0,
             layer_norm_eps: LAYER_NORM_EPS,
             content_output: false,
+            forget_padding: false,
         }
     }
 }
@@ -218,6 +222,10 @@ pub struct Inputs {
     pub target_positions: Option<TensorId>, // [A*B, T] i32
     /// Mix of mask embedding and token.
     pub input_q: Option<TensorId>, // [A*B, L]
+    /// Which rows are remembered as zeros.
+    pub forgotten: Option<TensorId>, // [A*B, L]
+    /// What they are replaced by.
+    pub nothing: Option<TensorId>, // [d]
     /// Random keys of the micro-batches.
     pub dropout_key: Option<TensorId>, // [A, 2] u32
     /// Hidden states of earlier segments.
@@ -249,6 +257,9 @@ impl Inputs {
         let mask_bits = (options.mask == MaskKind::Bits)
             .then(|| b.tensor("mask_bits", [rows, l, l.div_ceil(32)], DType::U32, Role::Input));
         let input_q = (options.query == QueryKind::All).then(|| b.input("input_q", [rows, l]));
+        let forgets = options.forget_padding && options.mem_len > 0;
+        let forgotten = forgets.then(|| b.input("forgotten", [rows, l]));
+        let nothing = forgets.then(|| b.input("nothing", [config.d_model]));
         let dropout_key = (options.dropout > 0.0 || options.dropatt > 0.0)
             .then(|| b.tensor("dropout_key", [accumulate, 2], DType::U32, Role::Input));
         let float = b.float();
@@ -266,6 +277,8 @@ impl Inputs {
             mask_bits,
             target_positions,
             input_q,
+            forgotten,
+            nothing,
             dropout_key,
             memory,
         }
@@ -290,6 +303,8 @@ impl Inputs {
             mask_bits: some(self.mask_bits)?,
             target_positions: some(self.target_positions)?,
             input_q: some(self.input_q)?,
+            forgotten: some(self.forgotten)?,
+            nothing: self.nothing,
             dropout_key: None,
             memory: vec![],
         };
@@ -383,7 +398,7 @@ impl<'a> Transformer<'a> {
             net.hidden_states.push(content);
             b.scoped(format!("layer.{layer}"), |b| {
                 if options.mem_len > 0 {
-                    let new = memory::forward(b, options, net.inputs.memory.get(layer).copied(), content)?;
+                    let new = memory::forward(b, options, &net.inputs, layer, content)?;
                     net.new_memory.push(new);
                 }
                 let (y, saved) = net.layer_forward(b, layer, x)?;

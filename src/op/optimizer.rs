@@ -24,6 +24,9 @@ pub struct SquareNorm {
 ///
 /// `hyper` holds, in this order, `lr, clip, beta1, beta2, eps, weight_decay`; the host folds Adam's bias correction
 /// into `lr`, and AdamWeightDecay has none. `clip` = 0 switches clipping off.
+///
+/// Where `square_norm` is no finite number, nothing is written: a step that overflows leaves the weights as they were, on
+/// every device, although the host learns of it only when the step is over.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adam {
     /// The parameter.

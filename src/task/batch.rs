@@ -43,6 +43,7 @@ impl Task {
 }
 
 /// Uploads features as one batch; rows beyond them are padding that weighs nothing. `rows` features fit the program.
+/// Of texts longer than the program's length, the windows before the last are read here, for their memories.
 ///
 /// # Errors
 /// When the device fails.
@@ -51,16 +52,15 @@ pub fn upload(session: &mut Session, task: &Task, features: &[&Feature]) -> Resu
     let (length, micro) = (t.length, t.batch);
     let rows = micro * accumulate;
     let padding = task.padding();
-    let (mut ids, mut hidden, mut segments) = (vec![0; rows * length], vec![1; rows * length], vec![0; rows * length]);
-    for (row, sequence) in features.iter().flat_map(|f| &f.sequences).enumerate() {
-        let at = row * length..(row + 1) * length;
-        ids[at.clone()].copy_from_slice(&padding.pad(&sequence.ids, 0, length));
-        hidden[at.clone()].copy_from_slice(&padding.pad(&vec![0; sequence.len()], 1, length));
-        segments[at].copy_from_slice(&padding.pad(&sequence.segments, padding.segment(), length));
+    if t.memory > 0 {
+        let longest = features.iter().map(|f| f.longest()).max().unwrap_or(0);
+        session.reset_memory()?;
+        for after in (1..longest.div_ceil(length)).rev() {
+            upload_tokens(session, features, padding, (rows, length), after)?;
+            session.remember()?;
+        }
     }
-    session.input_i32("input_ids", &ids)?;
-    session.input_i32("padding", &hidden)?;
-    session.input_i32("segment_ids", &segments)?;
+    upload_tokens(session, features, padding, (rows, length), 0)?;
     let examples = rows / task.rows();
     let share = 1.0 / features.len().max(1) as f32;
     let known = |f: &Feature| if f.target == Target::None { 0.0 } else { share };
@@ -84,6 +84,30 @@ pub fn upload(session: &mut Session, task: &Task, features: &[&Feature]) -> Resu
         Answer::Tags(_) => upload_tags(session, features, padding, rows, length),
         Answer::Span { .. } => upload_spans(session, features, &weights, rows, length, micro),
     }
+}
+
+/// The tokens of a window of each sequence, which has `after` more windows behind it.
+fn upload_tokens(
+    session: &mut Session,
+    features: &[&Feature],
+    padding: Padding,
+    (rows, length): (usize, usize),
+    after: usize,
+) -> Result<()> {
+    let (mut ids, mut hidden, mut segments) = (vec![0; rows * length], vec![1; rows * length], vec![0; rows * length]);
+    for (row, sequence) in features.iter().flat_map(|f| &f.sequences).enumerate() {
+        let at = row * length..(row + 1) * length;
+        let end = sequence.len().saturating_sub(after * length);
+        let window = end.saturating_sub(length)..end;
+        ids[at.clone()].copy_from_slice(&padding.pad(&sequence.ids[window.clone()], 0, length));
+        hidden[at.clone()].copy_from_slice(&padding.pad(&vec![0; window.len()], 1, length));
+        segments[at].copy_from_slice(&padding.pad(&sequence.segments[window], padding.segment(), length));
+    }
+    session.input_i32("input_ids", &ids)?;
+    session.input_i32("padding", &hidden)?;
+    session.input_i32("segment_ids", &segments)?;
+    let forgotten: Vec<f32> = hidden.iter().map(|&hidden| hidden as f32).collect();
+    session.input_f32("forgotten", &forgotten)
 }
 
 /// Every tagged word of the batch weighs the same.

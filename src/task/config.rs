@@ -72,6 +72,10 @@ config_keys! {
 
     /// Tokens of a sequence; of the task: 128, or 512 for paragraphs and choices.
     max_seq_length: Option<usize> = None,
+    /// Windows of max_seq_length tokens that a longer text is read in; hidden states of earlier ones are remembered.
+    windows: usize = 1,
+    /// Tokens of earlier windows that are remembered; max_seq_length when absent. Only with windows above 1.
+    mem_len: Option<usize> = None,
     /// Tokens of a question about a paragraph.
     max_query_length: usize = 64,
     /// Pieces from one window of a paragraph to the next.
@@ -174,6 +178,8 @@ config_keys! {
     predict_ckpt: Option<PathBuf> = None,
     /// `auto`, `cpu`, `cpu:reference`, `wgpu[:n]` or `cuda[:n]`.
     device: String = "auto".into(),
+    /// Runs op by op, slowly, and stops at the first one that writes a NaN or an infinity, with its name.
+    check_finite: bool = false,
     /// Writes events for TensorBoard.
     tensorboard: bool = true,
 }
@@ -375,6 +381,19 @@ impl FinetuneConfig {
                 return Err(Error::config(format!("{key} must be at least 0 and below 1, but is {rate}")));
             }
         }
+        match self.mem_len {
+            Some(_) if self.windows == 1 => {
+                return Err(Error::config("mem_len remembers earlier windows of a text, but windows is 1; raise it"));
+            }
+            Some(0) => {
+                return Err(Error::config("mem_len must be at least 1, but is 0; windows = 1 remembers nothing"));
+            }
+            _ => {}
+        }
+        if self.windows > 1 && matches!(self.summary_type, SummaryType::Mean | SummaryType::Attn) {
+            let what = "looks at one window alone, but windows is above 1; use last or first";
+            return Err(Error::config(format!("summary_type {:?} {what}", self.summary_type)));
+        }
         self.seeds()?;
         self.init_options(self.seed).validate()?;
         self.schedule().validate()?;
@@ -385,6 +404,7 @@ impl FinetuneConfig {
     pub fn conversion(&self, task: &Task) -> Conversion {
         Conversion {
             max_seq_length: self.max_seq_length.unwrap_or(default_length(task)),
+            windows: self.windows,
             max_query_length: self.max_query_length,
             doc_stride: self.doc_stride,
             max_qa_length: self.max_qa_length,
@@ -392,6 +412,11 @@ impl FinetuneConfig {
             uncased: self.uncased,
             keep_accents: self.keep_accents,
         }
+    }
+    /// Tokens of earlier windows that are remembered; 0 where a text is one window.
+    pub fn memory(&self, task: &Task) -> usize {
+        let length = self.max_seq_length.unwrap_or(default_length(task));
+        if self.windows > 1 { self.mem_len.unwrap_or(length) } else { 0 }
     }
     /// How spans are found.
     pub fn search(&self) -> super::evaluate::SpanSearch {

@@ -11,7 +11,7 @@ use super::encoder::Encoder;
 use super::example::{Examples, Questions, Remarks};
 use super::feature::{Feature, Padding, Target};
 use super::span::convert::{Lengths, Pieces};
-use super::{Source, Task, choices, span, tagged, texts};
+use super::{Answer, Source, Task, choices, span, tagged, texts};
 use crate::data::text::TextOptions;
 use crate::{Error, Result};
 
@@ -20,6 +20,9 @@ use crate::{Error, Result};
 pub struct Conversion {
     /// Tokens of a sequence at most.
     pub max_seq_length: usize,
+    /// Windows of so many tokens that a longer text is read in.
+    #[serde(default = "one")]
+    pub windows: usize,
     /// Tokens of a question about a paragraph at most.
     pub max_query_length: usize,
     /// Pieces from one window of a paragraph to the next.
@@ -34,11 +37,16 @@ pub struct Conversion {
     pub keep_accents: bool,
 }
 
+fn one() -> usize {
+    1
+}
+
 impl Default for Conversion {
     /// The original's defaults.
     fn default() -> Self {
         Conversion {
             max_seq_length: 128,
+            windows: 1,
             max_query_length: 64,
             doc_stride: 128,
             max_qa_length: 128,
@@ -53,6 +61,10 @@ impl Default for Conversion {
 pub type Converted = (Vec<Feature>, Remarks);
 
 impl Conversion {
+    /// Tokens of all windows of a text.
+    pub fn total_length(&self) -> usize {
+        self.max_seq_length.saturating_mul(self.windows)
+    }
     /// The cleaning before the vocabulary.
     pub fn text(&self) -> TextOptions {
         TextOptions { lower: self.uncased, keep_accents: self.keep_accents, ..TextOptions::default() }
@@ -65,6 +77,14 @@ impl Conversion {
     pub fn validate(&self, task: &Task) -> Result<()> {
         let max = self.max_seq_length;
         let refuse = |what: String| Err(Error::config(what));
+        if self.windows == 0 || self.total_length() > 1 << 20 {
+            let windows = self.windows;
+            return refuse(format!("windows must be between 1 and {}, but is {windows}", (1 << 20) / max.max(1)));
+        }
+        if self.windows > 1 && matches!(task.answer, Answer::Span { .. } | Answer::Tags(_)) {
+            let what = "windows carries a text's memory to its end, where classes, numbers and choices are answered";
+            return refuse(format!("{what}; {} answers at every token, so windows must be 1", task.name));
+        }
         match &task.source {
             Source::Squad { .. } if max < self.max_query_length + 4 => {
                 let query = self.max_query_length;
@@ -126,9 +146,9 @@ impl Conversion {
         for part in indices.chunks(PART) {
             let one = |&i: &usize| -> Result<(Feature, Option<String>)> {
                 Ok(match examples {
-                    Examples::Texts(all) => (texts::convert(&all[i], i, encoder, self.max_seq_length)?, None),
+                    Examples::Texts(all) => (texts::convert(&all[i], i, encoder, self.total_length())?, None),
                     Examples::Choices(all) => {
-                        let (max, qa) = (self.max_seq_length, self.max_qa_length);
+                        let (max, qa) = (self.total_length(), self.max_qa_length);
                         (choices::convert(&all[i], i, encoder, max, qa, self.accumulate_options)?, None)
                     }
                     Examples::Tagged(all) => tagged::convert(&all[i], i, encoder, self.max_seq_length)?,

@@ -51,6 +51,8 @@ pub struct Setup {
     pub attention: AttentionType,
     /// Tokens of a sequence at most.
     pub max_seq_length: usize,
+    /// Tokens of earlier windows that are remembered; 0 where a text is one window.
+    pub mem_len: usize,
     /// Features of a batch.
     pub batch: usize,
     /// For spans.
@@ -82,12 +84,33 @@ impl Setup {
             attention: self.attention,
             clamp_len: self.clamp_len,
             mask: MaskKind::Padding,
+            memory: self.mem_len,
+            mem_len: self.mem_len,
+            forget_padding: true,
             layer_norm_eps: self.layer_norm_eps,
             ..TransformerOptions::default()
         };
         let objective = self.task.prediction(self.summary);
         let options = StepOptions { transformer, objective, accumulate: 1, float: DType::F32, optimizer: None };
         Session::new(&self.model, options, self.device, 0)
+    }
+
+    /// Indices of features by the tokens of a window and the number of windows that they need: those that run together.
+    pub(super) fn by_shape<'a>(
+        &self,
+        features: impl Iterator<Item = &'a Feature>,
+    ) -> BTreeMap<(usize, usize), Vec<usize>> {
+        let mut by_shape: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+        for (i, feature) in features.enumerate() {
+            let longest = feature.longest();
+            let shape = if self.mem_len > 0 {
+                (self.max_seq_length, longest.div_ceil(self.max_seq_length))
+            } else {
+                (self.task.length(longest, self.max_seq_length, self.summary), 1)
+            };
+            by_shape.entry(shape).or_default().push(i);
+        }
+        by_shape
     }
 
     /// Answers all features, those of like length together. `observe` is told how many are done.
@@ -100,14 +123,10 @@ impl Setup {
         features: &[Feature],
         observe: &mut dyn FnMut(usize),
     ) -> Result<Vec<Output>> {
-        let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (i, feature) in features.iter().enumerate() {
-            let length = self.task.length(feature.longest(), self.max_seq_length, self.summary);
-            by_length.entry(length).or_default().push(i);
-        }
+        let by_shape = self.by_shape(features.iter());
         let mut outputs: Vec<Option<Output>> = vec![None; features.len()];
         let mut done = 0;
-        for (length, indices) in by_length {
+        for ((length, _), indices) in by_shape {
             let mut session = self.session(self.batch.min(indices.len()), length)?;
             let (program, exec) = session.parts();
             load_into(exec, program, weights, &LoadOptions::default())?;

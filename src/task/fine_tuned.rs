@@ -38,6 +38,9 @@ pub struct TaskFile {
     pub task: Task,
     /// Lengths and cleaning.
     pub conversion: Conversion,
+    /// Tokens of earlier windows that are remembered; 0 where a text is one window.
+    #[serde(default)]
+    pub mem_len: usize,
     /// For spans.
     pub search: SpanSearch,
     /// Pooling, which a configuration of `transformers` does not tell for all heads.
@@ -59,6 +62,7 @@ impl TaskFile {
             format_version: FORMAT_VERSION,
             task: task.clone(),
             conversion: config.conversion(task),
+            mem_len: config.memory(task),
             search: config.search(),
             summary_type: config.summary_type,
             use_summ_proj: config.use_summ_proj,
@@ -199,6 +203,7 @@ impl FineTuned {
                 AttentionType::Bi
             },
             max_seq_length: file.conversion.max_seq_length,
+            mem_len: file.mem_len,
             batch: batch.max(1),
             search: file.search,
             device,

@@ -149,15 +149,22 @@ impl Finetuning {
             layer_norm_eps: LAYER_NORM_EPS,
             attention: AttentionType::Bi,
             max_seq_length: conversion.max_seq_length,
+            mem_len: config.memory(&task),
             batch: config.eval_batch_size,
             search: config.search(),
             task,
             model,
             device,
         };
-        let length = setup.task.length(train.longest(), setup.max_seq_length, setup.summary);
+        let length = match setup.mem_len {
+            0 => setup.task.length(train.longest(), setup.max_seq_length, setup.summary),
+            _ => setup.max_seq_length,
+        };
         let options = step_options(&config, &setup, length);
         let mut session = Session::new(&setup.model, options, device, config.seed)?;
+        if config.check_finite {
+            session = session.check_finite();
+        }
         let file = TaskFile::new(&config, &setup.task, &tokenizer);
         std::fs::create_dir_all(&config.model_dir).map_err(|e| Error::io("create", &config.model_dir, e))?;
         let lock = RunLock::acquire(&config.model_dir)?;
@@ -346,6 +353,9 @@ fn step_options(config: &FinetuneConfig, setup: &Setup, length: usize) -> StepOp
         length,
         clamp_len: setup.clamp_len,
         mask: MaskKind::Padding,
+        memory: setup.mem_len,
+        mem_len: setup.mem_len,
+        forget_padding: true,
         dropout: config.dropout as f32,
         dropatt: config.dropatt as f32,
         position_dropout: config.position_dropout,

@@ -310,15 +310,11 @@ impl Predictor {
 
     fn answer(&self, features: &[&Feature]) -> Result<Vec<Output>> {
         let setup = &self.model.setup;
-        let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (i, feature) in features.iter().enumerate() {
-            let length = setup.task.length(feature.longest(), setup.max_seq_length, setup.summary);
-            by_length.entry(length).or_default().push(i);
-        }
+        let by_shape = setup.by_shape(features.iter().copied());
         let mut outputs: Vec<Option<Output>> = vec![None; features.len()];
         // A thread that panicked left sessions whose next batch overwrites everything.
         let mut sessions = self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for (length, indices) in by_length {
+        for ((length, _), indices) in by_shape {
             let mut session = match sessions.iter().position(|(known, _)| *known == length) {
                 Some(at) => sessions.remove(at).1,
                 None => {

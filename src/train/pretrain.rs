@@ -154,6 +154,9 @@ impl Pretraining {
         let config = &plan.config;
         let mut loader = Loader::open_rows(&plan.records, &plan.loader(), ranks.rows())?;
         let mut session = Session::new(&plan.model, plan.step_options(), plan.device, config.seed)?;
+        if config.check_finite {
+            session = session.check_finite();
+        }
         session.set_first_micro((ranks.rank() * config.accumulate) as u32);
         session.reset_memory()?;
         let memory = match &found {

@@ -112,6 +112,8 @@ config_keys! {
 
     /// `auto`, `cpu`, `cpu:reference`, `wgpu[:n]` or `cuda[:n]`.
     device: String = "auto".into(),
+    /// Runs op by op, slowly, and stops at the first one that writes a NaN or an infinity, with its name.
+    check_finite: bool = false,
     /// Of initial weights, permutations, file order and dropout.
     seed: u64 = 0,
 

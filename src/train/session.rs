@@ -2,7 +2,7 @@
 
 use super::fit;
 use super::step::{OptimizerOptions, StepOptions, StepProgram};
-use crate::backend::{Device, Executor};
+use crate::backend::{CheckFinite, Device, Executor};
 use crate::config::XlnetConfig;
 use crate::data::batch::Batch;
 use crate::op::philox;
@@ -53,6 +53,13 @@ impl Session {
         let mut session = Session { step_program, options, exec, seed, step: 0, first_micro: 0 };
         session.upload_constants()?;
         Ok(session)
+    }
+    /// The same session, but every op is run alone and what it writes is looked at: the first one that makes a NaN or an
+    /// infinity ends the run with its name. Slow.
+    #[must_use]
+    pub fn check_finite(mut self) -> Self {
+        self.exec = Box::new(CheckFinite::new(self.exec));
+        self
     }
     /// The program's tensors.
     pub fn program(&self) -> &StepProgram {
@@ -106,6 +113,10 @@ impl Session {
             if let Some(id) = self.step_program.program.find(name) {
                 self.exec.upload_i32(id, &data)?;
             }
+        }
+        if let Some(id) = self.step_program.program.find("nothing") {
+            let zeros = vec![0.0; self.step_program.program.tensor(id).shape.len()];
+            self.exec.upload_f32(id, &zeros)?;
         }
         Ok(())
     }
@@ -172,6 +183,17 @@ impl Session {
         Ok(self.exec.download_f64(self.step_program.loss)?[0])
     }
 
+    /// Reads the uploaded batch for its memories alone: an earlier window of texts whose loss is at their end.
+    ///
+    /// # Errors
+    /// When the program has no memories of this kind, see [`TransformerOptions::forget_padding`], or the device fails.
+    ///
+    /// [`TransformerOptions::forget_padding`]: crate::model::TransformerOptions::forget_padding
+    pub fn remember(&mut self) -> Result<()> {
+        let training = self.options.optimizer.is_some();
+        self.exec.run_phase(if training { "remember" } else { "forward" })
+    }
+
     /// Forward and backward of the uploaded batch; returns the loss.
     ///
     /// # Errors
@@ -198,13 +220,23 @@ impl Session {
         Ok((norm, rate))
     }
 
-    /// A whole training step on the uploaded batch.
+    /// A whole training step on the uploaded batch, handed to the device at once. Where the gradient has no finite norm
+    /// the step changes no weight.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the program has no update, or the device fails.
     pub fn train(&mut self) -> Result<StepResult> {
-        let loss = self.backward()?;
-        let (gradient_norm, learning_rate) = self.update()?;
+        let missing = || Error::plan("a program without gradients cannot be trained");
+        let optimizer: OptimizerOptions = self.options.optimizer.ok_or_else(missing)?;
+        let update = self.step_program.update.as_ref().ok_or_else(missing)?;
+        let (hyper, square_norm) = (update.hyper, update.square_norm);
+        self.upload_keys()?;
+        self.exec.upload_f64(hyper, &optimizer.hyper(self.step))?;
+        self.exec.run(0..self.step_program.program.steps.len())?;
+        let loss = self.exec.download_f64(self.step_program.loss)?[0];
+        let gradient_norm = self.exec.download_f64(square_norm)?[0].sqrt();
+        let learning_rate = optimizer.schedule.rate(self.step);
+        self.step += 1;
         Ok(StepResult { step: self.step, loss, gradient_norm, learning_rate })
     }
 

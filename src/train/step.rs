@@ -250,6 +250,9 @@ impl StepProgram {
         let mut loss = Accumulator::new(loss_id);
         let mut new_memory = vec![];
 
+        if training && t.forget_padding && t.memory > 0 {
+            remember(b, config, options, &params, &inputs)?;
+        }
         b.phase(if training { "backward" } else { "forward" });
         for micro in 0..options.accumulate {
             let part = inputs.micro(b, t, micro)?;
@@ -299,6 +302,25 @@ impl StepProgram {
     pub fn open(&self, device: Device) -> Result<Box<dyn Executor>> {
         device.open(self.program.clone())
     }
+}
+
+/// The phase in which a training program reads an earlier window of its texts: forward, without dropout, for the
+/// memories alone.
+fn remember(
+    b: &mut Builder,
+    config: &XlnetConfig,
+    options: &StepOptions,
+    params: &TransformerParams,
+    inputs: &Inputs,
+) -> Result<()> {
+    let t = &options.transformer;
+    b.phase("remember");
+    for micro in 0..options.accumulate {
+        let part = Inputs { dropout_key: None, ..inputs.micro(b, t, micro)? };
+        let net = Transformer::forward(b, config, t, params, part, false)?;
+        commit_memory(b, &net.new_memory.clone(), net.old_memory())?;
+    }
+    Ok(())
 }
 
 impl Update {

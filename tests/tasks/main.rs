@@ -6,3 +6,4 @@ mod conversion;
 mod errors;
 mod overfit;
 mod serving;
+mod windows;

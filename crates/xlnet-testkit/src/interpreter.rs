@@ -13,6 +13,7 @@ pub struct Interpreter {
     buffers: Vec<Buffer>,
     modules: Vec<(Module, KernelText)>,
     report: Report,
+    recordings: Vec<Vec<KernelLaunch>>,
 }
 
 impl Interpreter {
@@ -20,7 +21,7 @@ impl Interpreter {
     pub fn new(schedule: Schedule) -> Self {
         let mut machine = Machine::new();
         machine.schedule(schedule);
-        Interpreter { machine, buffers: vec![], modules: vec![], report: Report::default() }
+        Interpreter { machine, buffers: vec![], modules: vec![], report: Report::default(), recordings: vec![] }
     }
     /// Gives `program` to such a machine.
     ///
@@ -46,6 +47,9 @@ fn kernel_error(error: ptx_interpreter::Error) -> Error {
 }
 
 impl Driver for Interpreter {
+    fn capability(&self) -> (u32, u32) {
+        (8, 0)
+    }
     fn separates_tensors(&self) -> bool {
         true
     }
@@ -76,6 +80,14 @@ impl Driver for Interpreter {
         let report = report.map_err(|error| Error::kernel(format!("{}: {error}", kernel.rendered.label)))?;
         self.report.add(&report);
         Ok(())
+    }
+    fn record(&mut self, launches: &[&KernelLaunch]) -> Result<usize> {
+        self.recordings.push(launches.iter().map(|launch| (*launch).clone()).collect());
+        Ok(self.recordings.len() - 1)
+    }
+    fn replay(&mut self, recording: usize) -> Result<()> {
+        let launches = self.recordings[recording].clone();
+        launches.iter().try_for_each(|launch| self.launch(launch))
     }
     fn sync(&mut self) -> Result<()> {
         Ok(())

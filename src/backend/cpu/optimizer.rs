@@ -29,6 +29,9 @@ pub fn square_norm<R: Real>(x: &[R]) -> f64 {
 pub fn adam<R: Real>(op: &Adam, param: &mut [R], m: &mut [R], v: &mut [R], grad: &[R], square_norm: R, hyper: &[R]) {
     let [lr, clip, beta1, beta2, eps, weight_decay] = std::array::from_fn(|i| hyper[i]);
     let norm = square_norm.sqrt();
+    if !norm.to_f64().is_finite() {
+        return;
+    }
     let clipped = if clip > R::ZERO && norm > clip { clip / norm } else { R::ONE };
     let g_scale = R::from_f64(f64::from(op.grad_scale)) * clipped;
     let rate = lr * R::from_f64(f64::from(op.lr_scale));

@@ -1,5 +1,7 @@
 //! What the executor needs of a machine that runs PTX.
 
+use std::time::{Duration, Instant};
+
 use super::KernelText;
 use crate::Result;
 
@@ -20,6 +22,8 @@ pub struct KernelLaunch {
 
 /// A machine with memory that loads and launches kernels, in order.
 pub trait Driver: Send {
+    /// Compute capability, which decides what kernels may use: (8, 0) is A100.
+    fn capability(&self) -> (u32, u32);
     /// Whether every tensor gets memory of its own, so that an index that runs off its end is seen.
     fn separates_tensors(&self) -> bool {
         false
@@ -29,7 +33,7 @@ pub trait Driver: Send {
     /// # Errors
     /// When there is not that much.
     fn alloc(&mut self, name: &str, bytes: usize, zeroed: bool) -> Result<u64>;
-    /// Copies to the machine.
+    /// Copies to the machine, after everything that was launched before; it need not be over on return.
     ///
     /// # Errors
     /// When the machine fails.
@@ -49,6 +53,27 @@ pub trait Driver: Send {
     /// # Errors
     /// When the machine refuses; what goes wrong later is told by `sync` or `read`.
     fn launch(&mut self, launch: &KernelLaunch) -> Result<()>;
+    /// Prepares a sequence of launches that [`Self::replay`] makes as one; runs nothing.
+    ///
+    /// # Errors
+    /// When the machine refuses.
+    fn record(&mut self, launches: &[&KernelLaunch]) -> Result<usize>;
+    /// Makes the launches of a recording: no allocation, no waiting, one call.
+    ///
+    /// # Errors
+    /// When the machine refuses; what goes wrong later is told by `sync` or `read`.
+    fn replay(&mut self, recording: usize) -> Result<()>;
+    /// Makes launches, waits for them, and says how long the machine took.
+    ///
+    /// # Errors
+    /// When the machine or a launch failed.
+    fn time(&mut self, launches: &[&KernelLaunch]) -> Result<Duration> {
+        self.sync()?;
+        let started = Instant::now();
+        launches.iter().try_for_each(|launch| self.launch(launch))?;
+        self.sync()?;
+        Ok(started.elapsed())
+    }
     /// Waits until everything is done.
     ///
     /// # Errors

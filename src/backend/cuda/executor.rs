@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
+use super::fuse::{Fuse, Fused};
 use super::{Driver, KernelLaunch, KernelText, caps};
 use crate::backend::indices::Indices;
 use crate::backend::lower::{Context, Slice, lower, workspace_bytes};
 use crate::backend::{Executor, OpTime};
-use crate::kernel::Language;
+use crate::kernel::{Language, Variant};
 use crate::program::{Plan, Program};
 use crate::tensor::{Role, TensorId};
 use crate::{Error, ErrorKind, Result};
@@ -23,8 +23,34 @@ pub struct CudaExecutor<D> {
     launches: Vec<KernelLaunch>,
     /// First launch of each op, and the end.
     first: Vec<usize>,
+    /// Rows of ops that have launches in common, in order.
+    fused: Vec<Fused>,
+    /// Ranges of ops that were run before; a recording once they were run again.
+    ranges: HashMap<Range<usize>, Option<usize>>,
     indices: Indices,
     times: Option<Vec<OpTime>>,
+}
+
+/// Kernels that the machine has compiled for a program.
+#[derive(Default)]
+pub struct Kernels {
+    loaded: HashMap<String, (usize, [u32; 3])>, // by the hash of the text
+}
+
+impl Kernels {
+    /// Number and block size of a kernel.
+    ///
+    /// # Errors
+    /// When its template is wrong or the machine cannot compile it.
+    pub fn load(&mut self, driver: &mut impl Driver, variant: &Variant) -> Result<(usize, [u32; 3])> {
+        let text = KernelText::new(variant)?;
+        if let Some(kernel) = self.loaded.get(&text.rendered.hash) {
+            return Ok(*kernel);
+        }
+        let kernel = (driver.load(&text)?, text.block);
+        self.loaded.insert(text.rendered.hash, kernel);
+        Ok(kernel)
+    }
 }
 
 /// Where everything lies.
@@ -112,9 +138,9 @@ impl<D: Driver> CudaExecutor<D> {
     /// When the machine cannot run an op or lacks memory; names op and layer.
     pub fn new(mut driver: D, program: Arc<Program>) -> Result<Self> {
         let plan = plan(&program);
-        let (caps, indices) = (caps(), Indices::new(&program)?);
+        let (caps, indices) = (caps(driver.capability()), Indices::new(&program)?);
         let memory = Memory::new(&mut driver, &program, &plan)?;
-        let (mut launches, mut first, mut loaded) = (vec![], vec![], HashMap::new());
+        let (mut launches, mut first, mut kernels) = (vec![], vec![], Kernels::default());
         for (op, step) in program.steps.iter().enumerate() {
             step.op.check(&program.tensors, program.scope(op))?;
             first.push(launches.len());
@@ -126,18 +152,18 @@ impl<D: Driver> CudaExecutor<D> {
                 place: program.place(op),
             };
             for launch in lower(&step.op, &context)? {
-                let text = KernelText::new(&launch.variant)?;
-                let kernel = match loaded.get(&text.rendered.hash) {
-                    Some(kernel) => *kernel,
-                    None => *loaded.entry(text.rendered.hash.clone()).or_insert(driver.load(&text)?),
-                };
+                let (kernel, block) = kernels.load(&mut driver, &launch.variant)?;
                 let addresses = launch.buffers.iter().map(|slice| memory.address(slice)).collect();
-                let (grid, block, params) = (launch.grid, text.block, launch.params);
+                let (grid, params) = (launch.grid, launch.params);
                 launches.push(KernelLaunch { kernel, grid, block, params, addresses });
             }
         }
         first.push(launches.len());
-        Ok(CudaExecutor { driver, program, plan, memory, launches, first, indices, times: None })
+        let address = |id: TensorId| memory.address(&memory.tensors[id.index()]);
+        let mut fuse = Fuse { program: &program, driver: &mut driver, kernels: &mut kernels, address: &address };
+        let fused = fuse.all()?;
+        let (ranges, times) = (HashMap::new(), None);
+        Ok(CudaExecutor { driver, program, plan, memory, launches, first, fused, ranges, indices, times })
     }
     /// The machine.
     pub fn driver(&self) -> &D {
@@ -160,17 +186,60 @@ impl<D: Driver> CudaExecutor<D> {
         }
         Ok(self.memory.address(&slice))
     }
-    fn launch(&mut self, op: usize) -> Result<()> {
-        let started = Instant::now();
-        for launch in &self.launches[self.first[op]..self.first[op + 1]] {
-            self.driver.launch(launch).map_err(|error| placed(error, &self.program.place(op)))?;
+    /// The launches of one op.
+    fn launches_of(&self, op: usize) -> Vec<&KernelLaunch> {
+        self.launches[self.first[op]..self.first[op + 1]].iter().collect()
+    }
+    /// The launches of a range of ops, each with its op (the first one of several).
+    fn launches(&self, ops: &Range<usize>) -> Vec<(usize, &KernelLaunch)> {
+        let (mut all, mut op) = (vec![], ops.start);
+        while op < ops.end {
+            match self.fused.iter().find(|fused| fused.ops.start == op && fused.ops.end <= ops.end) {
+                Some(fused) => {
+                    all.extend(fused.launches.iter().map(|launch| (op, launch)));
+                    op = fused.ops.end;
+                }
+                None => {
+                    all.extend(self.launches_of(op).into_iter().map(|launch| (op, launch)));
+                    op += 1;
+                }
+            }
         }
-        if let Some(times) = &mut self.times {
-            self.driver.sync()?;
-            times[op].time += started.elapsed();
-            times[op].runs += 1;
+        all
+    }
+    /// Launches one by one.
+    fn launch(&mut self, ops: &Range<usize>) -> Result<()> {
+        let all: Vec<_> = self.launches(ops).into_iter().map(|(op, launch)| (op, launch.clone())).collect();
+        for (op, launch) in all {
+            self.driver.launch(&launch).map_err(|error| placed(error, &self.program.place(op)))?;
         }
         Ok(())
+    }
+    /// Measures op by op.
+    fn measure(&mut self, ops: Range<usize>) -> Result<()> {
+        for op in ops {
+            let launches: Vec<KernelLaunch> = self.launches_of(op).into_iter().cloned().collect();
+            let launches: Vec<&KernelLaunch> = launches.iter().collect();
+            let time = self.driver.time(&launches).map_err(|error| placed(error, &self.program.place(op)))?;
+            if let Some(times) = &mut self.times {
+                times[op].time += time;
+                times[op].runs += 1;
+            }
+        }
+        Ok(())
+    }
+    /// Launches a range that was run before as one recording.
+    fn replay(&mut self, ops: Range<usize>, recording: Option<usize>) -> Result<()> {
+        let recording = match recording {
+            Some(recording) => recording,
+            None => {
+                let launches: Vec<KernelLaunch> = self.launches(&ops).into_iter().map(|(_, l)| l.clone()).collect();
+                let recording = self.driver.record(&launches.iter().collect::<Vec<_>>())?;
+                self.ranges.insert(ops, Some(recording));
+                recording
+            }
+        };
+        self.driver.replay(recording)
     }
 }
 
@@ -208,7 +277,21 @@ impl<D: Driver> Executor for CudaExecutor<D> {
             return Err(Error::plan(format!("cannot run ops {ops:?} of a program of {len} ops")));
         }
         self.indices.check(&self.program, &ops)?;
-        ops.into_iter().try_for_each(|op| self.launch(op))
+        if self.times.is_some() {
+            return self.measure(ops);
+        }
+        // One op is one or a few launches: nothing is won by a recording. Nor is it by one that is used once.
+        if ops.len() <= 1 {
+            return self.launch(&ops);
+        }
+        match self.ranges.get(&ops).copied() {
+            Some(recording) => self.replay(ops, recording),
+            None => {
+                self.launch(&ops)?;
+                self.ranges.insert(ops, None);
+                Ok(())
+            }
+        }
     }
     fn sync(&mut self) -> Result<()> {
         self.driver.sync()

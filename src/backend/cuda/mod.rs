@@ -2,22 +2,31 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `device` | a card: driver, memory, modules, by way of cudarc (feature `cuda`) |
+//! | `context` | the cards of this machine; context and compiled modules of each (feature `cuda`, by way of cudarc) |
+//! | `card` | a card as the executor's machine: memory, launches, recordings; `staging` for its uploads |
 //! | `driver` | what the executor needs of a machine: memory, modules, launches |
 //! | `module` | rendered text to a loaded kernel: block size and entry, read from the text itself |
 //! | `executor` | gives every tensor an address, prepares every launch once, then only launches |
+//! | `fuse` | ops that come in a long row, one for each parameter, as one launch |
 //!
 //! Which launches an op takes is decided in [`lower`](super::lower), with no machine at hand. Two machines run them: a card
 //! through its driver, and `ptx-interpreter` in tests, which checks each access.
 
 #[cfg(feature = "cuda")]
-mod device;
+mod card;
+#[cfg(feature = "cuda")]
+mod context;
 mod driver;
 mod executor;
+mod fuse;
 mod module;
+#[cfg(feature = "cuda")]
+mod staging;
 
 #[cfg(feature = "cuda")]
-pub use device::{Card, CardInfo, cards};
+pub use card::Card;
+#[cfg(feature = "cuda")]
+pub use context::{CardInfo, cards, find, free_bytes};
 pub use driver::{Driver, KernelLaunch};
 pub use executor::{CudaExecutor, plan};
 pub use module::KernelText;
@@ -25,10 +34,11 @@ pub use module::KernelText;
 use super::lower::Caps;
 use crate::kernel::Language;
 
-/// What every card from V100 on can do.
-pub fn caps() -> Caps {
+/// What a card of a compute capability can do.
+pub fn caps(capability: (u32, u32)) -> Caps {
     Caps {
         language: Language::Ptx,
+        capability,
         f16: false, // no kernel in half precision yet
         groups: [i32::MAX as u32, 65535, 65535],
         storage_buffers: 64,

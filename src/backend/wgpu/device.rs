@@ -281,6 +281,7 @@ impl Caps {
     fn of(features: &Features, limits: &Limits, subgroup_min: u32, subgroup_max: u32) -> Caps {
         Caps {
             language: crate::kernel::Language::Wgsl,
+            capability: (0, 0),
             f16: features.contains(Features::SHADER_F16),
             subgroups: features.contains(Features::SUBGROUP).then_some((subgroup_min, subgroup_max)),
             cooperative: [None; 2],

@@ -35,7 +35,7 @@ pub fn dump(args: FeaturesDumpArgs) -> anyhow::Result<()> {
     let mut out = Output::new(args.output.as_deref())?;
     let mut number = 0;
     let more = conversion.stream(&task, &examples, &encoder, training, &path, &mut |feature| {
-        let json = task.feature_json(&feature, &examples, conversion.max_seq_length, number);
+        let json = task.feature_json(&feature, &examples, conversion.total_length(), number);
         number += 1;
         out.line(&json.to_string())
     })?;

@@ -1,5 +1,6 @@
 //! One module for each command.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod convert;
 pub mod corpus;

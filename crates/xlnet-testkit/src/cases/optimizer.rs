@@ -16,7 +16,9 @@ pub fn cases() -> Vec<Case> {
             }));
         }
         // clip, square of the norm: off, above, below, at zero gradient
-        for (clip, square_norm) in [(0.0, 9.0), (0.25, 9.0), (10.0, 9.0), (1.0, 0.0)] {
+        let norms = [(0.0, 9.0), (0.25, 9.0), (10.0, 9.0), (1.0, 0.0)];
+        // A norm that is no finite number leaves everything as it was.
+        for (clip, square_norm) in norms.into_iter().chain([(1.0, f64::NAN), (0.0, f64::INFINITY)]) {
             for decays in [false, true] {
                 cases.push(Case::new(format!("adam/{n} clip {clip} norm {square_norm} decays {decays}"), move |s| {
                     let (param, grad) = (s.normal("param", [n]), s.normal("grad", [n]));

@@ -68,6 +68,9 @@ pub(super) fn adam(op: &Adam, t: &mut Env) -> Result<()> {
     let hyper = t.floats(op.hyper);
     let (lr, clip, beta1, beta2, eps, weight_decay) = (hyper[0], hyper[1], hyper[2], hyper[3], hyper[4], hyper[5]);
     let norm = t.floats(op.square_norm)[0].sqrt();
+    if !norm.is_finite() {
+        return Ok(());
+    }
     let clipped = if clip > 0.0 { clip / norm.max(clip) } else { 1.0 };
     let weight_decay = if op.decays { weight_decay } else { 0.0 };
     let (mut p, mut m, mut v) = (t.floats(op.param), t.floats(op.m), t.floats(op.v));

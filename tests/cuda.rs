@@ -1,0 +1,190 @@
+//! The CUDA executor without a card: what it asks of its machine, and that rows of ops in one launch are the ops.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Result, ensure};
+use ptx_interpreter::Schedule;
+use xlnet::backend::Executor;
+use xlnet::backend::cuda::{CudaExecutor, Driver, KernelLaunch, KernelText};
+use xlnet::op::{Adam, MatMul, SquareNorm, Target};
+use xlnet::program::{Builder, Program};
+use xlnet::tensor::{DType, Role, TensorId};
+use xlnet_testkit::interpreter::Interpreter;
+
+/// A machine that only writes down what it is asked for.
+#[derive(Clone, Default)]
+struct Notes {
+    calls: Arc<Mutex<Vec<String>>>,
+    next: u64,
+}
+
+impl Notes {
+    fn note(&self, call: impl Into<String>) {
+        self.calls.lock().unwrap().push(call.into());
+    }
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+}
+
+impl Driver for Notes {
+    fn capability(&self) -> (u32, u32) {
+        (8, 0)
+    }
+    fn alloc(&mut self, name: &str, bytes: usize, _: bool) -> xlnet::Result<u64> {
+        self.note(format!("alloc {name}"));
+        let address = 1 << 32 | self.next;
+        self.next += bytes.next_multiple_of(256) as u64;
+        Ok(address)
+    }
+    fn write(&mut self, _: u64, bytes: &[u8]) -> xlnet::Result<()> {
+        self.note(format!("write {}", bytes.len()));
+        Ok(())
+    }
+    fn read(&mut self, _: u64, bytes: &mut [u8]) -> xlnet::Result<()> {
+        self.note(format!("read {}", bytes.len()));
+        Ok(())
+    }
+    fn load(&mut self, kernel: &KernelText) -> xlnet::Result<usize> {
+        self.note(format!("load {}", kernel.rendered.label));
+        self.next += 1 << 20;
+        Ok(0)
+    }
+    fn launch(&mut self, _: &KernelLaunch) -> xlnet::Result<()> {
+        self.note("launch");
+        Ok(())
+    }
+    fn record(&mut self, launches: &[&KernelLaunch]) -> xlnet::Result<usize> {
+        self.note(format!("record {}", launches.len()));
+        Ok(0)
+    }
+    fn replay(&mut self, recording: usize) -> xlnet::Result<()> {
+        self.note(format!("replay {recording}"));
+        Ok(())
+    }
+    fn sync(&mut self) -> xlnet::Result<()> {
+        self.note("sync");
+        Ok(())
+    }
+}
+
+/// Sizes of parameters: one element, less than a piece, several pieces and a rest.
+const SIZES: [usize; 4] = [1, 3 * 7, 2048, 2 * 16384 + 5];
+
+struct Update {
+    program: Arc<Program>,
+    inputs: Vec<TensorId>,
+    states: Vec<TensorId>,
+    hyper: TensorId,
+    norm: TensorId,
+}
+
+/// A product, the norm of some gradients, and Adam.
+fn update() -> Result<Update> {
+    let mut b = Builder::new(DType::F32);
+    let (x, w, y) = (b.input("x", [4, 8]), b.input("w", [8, 4]), b.output("y", [4, 4]));
+    b.phase("backward");
+    b.push(MatMul { a: x, b: w, bias: None, out: Target::set(y), m: 4, n: 4, k: 8, trans_a: false, trans_b: false })?;
+    b.phase("update");
+    let (hyper, norm) = (b.input("hyper", [Adam::HYPER_LEN]), b.output("norm", [1]));
+    let (mut all, mut inputs) = (vec![], vec![x, w]);
+    for (i, n) in SIZES.into_iter().enumerate() {
+        let grad = b.input(format!("grad {i}"), [n]);
+        inputs.push(grad);
+        let [param, m, v] =
+            ["param", "m", "v"].map(|name| b.tensor(format!("{name} {i}"), [n], DType::F32, Role::OptState));
+        all.push([grad, param, m, v]);
+    }
+    for (i, [grad, ..]) in all.iter().enumerate() {
+        let out = if i == 0 { Target::set(norm) } else { Target::add(norm) };
+        b.push(SquareNorm { x: *grad, out })?;
+    }
+    for (i, &[grad, param, m, v]) in all.iter().enumerate() {
+        let (decays, grad_scale, lr_scale) = (i % 2 == 0, 1.0 - 0.125 * i as f32, 1.0 + 0.25 * i as f32);
+        b.push(Adam { param, grad, m, v, square_norm: norm, hyper, decays, grad_scale, lr_scale })?;
+    }
+    let states = all.iter().flat_map(|[_, param, m, v]| [*param, *m, *v]).collect();
+    Ok(Update { program: Arc::new(b.finish()?), inputs, states, hyper, norm })
+}
+
+fn numbers(n: usize, seed: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 7919 + seed * 104_729) % 1000) as f32 / 500.0 - 1.0).collect()
+}
+
+#[test]
+fn a_step_that_was_run_before_is_one_call() -> Result<()> {
+    let (update, notes) = (update()?, Notes::default());
+    let mut exec = CudaExecutor::new(notes.clone(), update.program.clone())?;
+    let made = notes.take();
+    let loaded: Vec<_> = made.iter().filter(|call| call.starts_with("load")).collect();
+    let different: HashSet<_> = loaded.iter().collect();
+    ensure!(loaded.len() > 4 && different.len() == loaded.len(), "a kernel is compiled twice: {made:?}");
+    let step = 0..update.program.steps.len();
+    exec.run(step.clone())?;
+    // The product, squares and their sum, Adam: four launches for nine ops.
+    assert_eq!(notes.take(), ["launch"; 4]);
+    exec.run(step.clone())?;
+    assert_eq!(notes.take(), ["record 4", "replay 0"]);
+    for _ in 0..3 {
+        // The upload, the step, the answer: no allocation, no waiting, nothing else from the host.
+        (&mut exec as &mut dyn Executor).upload_f32(update.hyper, &[0.0; Adam::HYPER_LEN])?;
+        exec.run(step.clone())?;
+        (&mut exec as &mut dyn Executor).download_f32(update.norm)?;
+        assert_eq!(notes.take(), ["write 24", "replay 0", "read 4"]);
+    }
+    // A part of a row is its ops.
+    exec.run(2..3)?;
+    assert_eq!(notes.take(), ["launch"; 1]);
+    Ok(())
+}
+
+#[test]
+fn rows_in_one_launch_are_their_ops() -> Result<()> {
+    let update = update()?;
+    let run = |fused: bool, hyper: [f32; 6], norm_is: Option<f32>| -> Result<(f32, Vec<f32>)> {
+        let mut exec = Interpreter::open(Schedule::Ascending, update.program.clone())?;
+        let exec: &mut dyn Executor = &mut exec;
+        exec.upload_f32(update.hyper, &hyper)?;
+        for (i, &id) in update.inputs.iter().chain(&update.states).enumerate() {
+            let mut values = numbers(exec.program().tensor(id).shape.len(), i);
+            if exec.program().tensor(id).name.starts_with('v') {
+                values.iter_mut().for_each(|v| *v = v.abs());
+            }
+            if let (true, Some(x)) = (i == 4, norm_is) {
+                values[5] = x;
+            }
+            exec.upload_f32(id, &values)?;
+        }
+        // Measured ops run alone.
+        exec.profile(!fused);
+        exec.run(0..exec.program().steps.len())?;
+        let mut all = vec![];
+        for &id in &update.states {
+            all.extend(exec.download_f32(id)?);
+        }
+        Ok((exec.download_f32(update.norm)?[0], all))
+    };
+    // Without clipping the norm, whose sum has another order, changes nothing: the same bits.
+    let hyper = [0.01, 0.0, 0.9, 0.999, 1e-6, 0.1];
+    let ((norm, fused), (single_norm, single)) = (run(true, hyper, None)?, run(false, hyper, None)?);
+    ensure!(fused == single && (norm / single_norm - 1.0).abs() < 1e-6, "{norm} and {single_norm}");
+    let clipped = [0.01, 0.5, 0.9, 0.999, 1e-6, 0.1];
+    let ((_, fused), (_, single)) = (run(true, clipped, None)?, run(false, clipped, None)?);
+    let far = fused.iter().zip(&single).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    ensure!(far < 1e-6, "off by {far}");
+    // A norm that is no number changes no weight.
+    let (_, unchanged) = run(true, hyper, Some(f32::NAN))?;
+    let start: Vec<f32> = update
+        .states
+        .iter()
+        .enumerate()
+        .flat_map(|(i, &id)| {
+            let desc = update.program.tensor(id);
+            let values = numbers(desc.shape.len(), i + update.inputs.len());
+            if desc.name.starts_with('v') { values.into_iter().map(f32::abs).collect() } else { values }
+        })
+        .collect();
+    ensure!(unchanged == start);
+    Ok(())
+}
