@@ -1,6 +1,6 @@
 //# computes   out_i = sum over j of dropout(softmax_j(s))(i,j) v_j; lse = log of the softmax's denominator
 //# parallel   a work group owns 32 rows of one head; for 32 keys at a time an invocation owns 4 x 4 pairs, then 4 rows and 4 columns in 32
-//# keys       dtype = f32, relative = flag, query = flag, vec = flag, columns = 1|2|4|8, wg = 64
+//# keys       dtype = f32, relative = none|band|rows, vec = flag, columns = 1|2|4|8, wg = 64
 //# buffers    q, k, v, r, w_bias, r_bias, key, work, out, lse
 //# launch     flat, B H ceil(rows/32) work groups; D <= 32 columns
 //# numerics   f32, online softmax; dot products in blocks of 16, sums over keys in blocks of 32: deterministic
@@ -20,7 +20,7 @@ alias Memory = T;
 @group(0) @binding(0) var<storage, read_write> q: array<Memory>;      // [B, rows, H, D]
 @group(0) @binding(1) var<storage, read_write> k: array<Memory>;      // [B, N, H, D]
 @group(0) @binding(2) var<storage, read_write> v: array<Memory>;      // [B, N, H, D]
-//% if relative
+//% if relative != "none"
 @group(0) @binding(3) var<storage, read_write> r: array<Memory>;      // [G, P, H, D]
 @group(0) @binding(4) var<storage, read_write> w_bias: array<Memory>; // [H, D]
 @group(0) @binding(5) var<storage, read_write> r_bias: array<Memory>; // [H, D]
@@ -31,7 +31,7 @@ alias Memory = T;
 @group(0) @binding(9) var<storage, read_write> lse: array<f32>;       // [B, H, rows]
 
 //% set backward = false
-//% set loaded = ["q", "k", "v"] + (["r", "w_bias", "r_bias"] if relative else [])
+//% set loaded = ["q", "k", "v"] + (["r", "w_bias", "r_bias"] if relative != "none" else [])
 //% set stored = ["out"]
 //% include "lib/flat.wgsl"
 //% include "lib/math.wgsl"

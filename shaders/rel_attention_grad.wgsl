@@ -1,6 +1,6 @@
 //# computes   ds = p * (mask dout.v - dout.out) * scale, to scratch; dk_j (=|+=) sum over i of ds (q_i + w_bias); dv_j (=|+=) sum over i of dropout(p) dout_i
 //# parallel   a work group owns 32 keys of one head; for 32 rows at a time an invocation owns 4 x 4 pairs, then 4 keys and 4 columns in 32
-//# keys       dtype = f32, relative = flag, query = flag, vec = flag, columns = 1|2|4|8, wg = 64
+//# keys       dtype = f32, relative = none|band|rows, vec = flag, columns = 1|2|4|8, wg = 64
 //# buffers    q, k, v, r, w_bias, r_bias, key, dout, lse, work, dk, dv
 //# launch     flat, batches H ceil(N/32) work groups; D <= 32 columns; once for each slab of rows whose ds fits scratch
 //# numerics   f32, probabilities computed again from lse; dot products in blocks of 16, sums over rows in blocks of 32: deterministic
@@ -22,7 +22,7 @@ alias Memory = T;
 @group(0) @binding(0) var<storage, read_write> q: array<Memory>;      // [B, rows, H, D]
 @group(0) @binding(1) var<storage, read_write> k: array<Memory>;      // [B, N, H, D]
 @group(0) @binding(2) var<storage, read_write> v: array<Memory>;      // [B, N, H, D]
-//% if relative
+//% if relative != "none"
 @group(0) @binding(3) var<storage, read_write> r: array<Memory>;      // [G, P, H, D]
 @group(0) @binding(4) var<storage, read_write> w_bias: array<Memory>; // [H, D]
 @group(0) @binding(5) var<storage, read_write> r_bias: array<Memory>; // [H, D]
@@ -35,7 +35,7 @@ alias Memory = T;
 @group(0) @binding(11) var<storage, read_write> dv: array<Memory>;    // [B, N, H, D]
 
 //% set backward = true
-//% set loaded = ["q", "k", "v", "dout", "dk", "dv"] + (["r", "w_bias", "r_bias"] if relative else [])
+//% set loaded = ["q", "k", "v", "dout", "dk", "dv"] + (["r", "w_bias", "r_bias"] if relative != "none" else [])
 //% set stored = ["dk", "dv"]
 //% include "lib/flat.wgsl"
 //% include "lib/math.wgsl"
@@ -128,7 +128,7 @@ fn rel_attention_grad(
       var gradient = vec4f(0.0);
       if row_start[row] != PADDED {
         query = q_4(first, c);
-//% if relative
+//% if relative != "none"
         query += w_bias_4(head, c);
 //% endif
         gradient = dout_4(first, c);

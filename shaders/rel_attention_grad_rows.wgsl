@@ -1,6 +1,6 @@
 //# computes   dq_i = sum over j of ds (k_j + r_ij) + (sum of ds over other segments) (seg_embed[1] - seg_embed[0])
 //# parallel   a work group owns 32 rows of one head; for 32 keys at a time an invocation owns 4 rows and 4 columns in 32
-//# keys       dtype = f32, relative = flag, query = flag, vec = flag, columns = 1|2|4|8, wg = 64
+//# keys       dtype = f32, relative = none|band|rows, vec = flag, columns = 1|2|4|8, wg = 64
 //# buffers    k, r, seg_embed, work, dq
 //# launch     flat, batches H ceil(slab_rows/32) work groups; D <= 32 columns
 //# numerics   f32, ds from scratch; sums over keys in blocks of 32; ds of a row sum to 0, so the segment term needs one sum alone, freed of the rounding of dout.out by that of all
@@ -17,20 +17,20 @@ alias Memory = vec4<T>;
 alias Memory = T;
 //% endif
 @group(0) @binding(0) var<storage, read_write> k: array<Memory>;         // [B, N, H, D]
-//% if relative
+//% if relative != "none"
 @group(0) @binding(1) var<storage, read_write> r: array<Memory>;         // [G, P, H, D]
 //% endif
 @group(0) @binding(2) var<storage, read_write> seg_embed: array<Memory>; // [2, H, D]
 @group(0) @binding(3) var<storage, read_write> work: array<u32>;
 @group(0) @binding(4) var<storage, read_write> dq: array<Memory>;        // [B, rows, H, D]
 
-//% set loaded = ["k", "seg_embed"] + (["r"] if relative else [])
+//% set loaded = ["k", "seg_embed"] + (["r"] if relative != "none" else [])
 //% set stored = ["dq"]
 //% include "lib/flat.wgsl"
 //% include "lib/rel_attention_tile.wgsl"
 
 var<workgroup> tile: array<vec4f, 288>;  // [32 keys, 9]: ds of rows y + 8 a
-//% if relative and not query
+//% if relative == "band"
 var<workgroup> stage: array<vec4f, 760>; // [32 keys, 8] k, [63, 8] r
 //% else
 var<workgroup> stage: array<vec4f, 256>; // [32 keys, 8] k
@@ -106,7 +106,7 @@ fn rel_attention_grad_rows(
       let j = min(j0 + e / 8u, p.keys - 1u);
       stage[e] = k_4((b * p.keys + j) * stride + head, ${32 * column}u + e % 8u * 4u);
     }
-//% if relative and not query
+//% if relative == "band"
     let band${column} = i32(row_start[0]) + i32(j0) - 31; // row of r of the first key and the last row
     for (var e = lane; e < 504u; e += 64u) {
       let row = clamp(band${column} + i32(e / 8u), 0, i32(p.groups * p.positions) - 1);
@@ -116,11 +116,11 @@ fn rel_attention_grad_rows(
     workgroupBarrier();
     {
       var block: array<vec4f, 4>;
-//% if relative and query
+//% if relative == "rows"
       let last = p.groups * p.positions - 1u;
 //% endif
       for (var j = 0u; j < 8u; j++) {
-//% if relative and not query
+//% if relative == "band"
 //% for t in range(7)
         let r${t} = stage[256u + (j + ${7 + 8 * t}u - y) * 8u + x];
 //% endfor
@@ -130,9 +130,9 @@ fn rel_attention_grad_rows(
           let pairs = tile[(j + ${8 * b}u) * 9u + y];
           let content = stage[(j + ${8 * b}u) * 8u + x];
 //% for a in range(4)
-//% if relative and not query
+//% if relative == "band"
           block[${a}] = fma(vec4f(pairs[${a}]), content + r${b - a + 3}, block[${a}]);
-//% elif relative
+//% elif relative != "none"
           {
             let start = row_start[y + ${8 * a}u];
             let row = min(select(start, 0u, start == PADDED) + j0 + j + ${8 * b}u, last);

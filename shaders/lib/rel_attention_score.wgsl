@@ -1,10 +1,10 @@
 // Scores of a tile; see rel_attention_tile.wgsl.
 
-//% if relative and not query
+//% if relative == "band"
 const K = 320u;     // first of k in the stage, [32, 5] vec4 with one to spare a row, so that no banks collide
 const R = 480u;     // of the 63 rows of r
 const VALUES = 795u;
-//% elif relative
+//% elif relative != "none"
 const K = 320u;
 const VALUES = 480u;
 //% else
@@ -13,9 +13,9 @@ const VALUES = 320u;
 //% endif
 //% if backward
 // v and dout follow.
-var<workgroup> stage: array<vec4f, ${1115 if relative and not query else 800 if relative else 640}>;
+var<workgroup> stage: array<vec4f, ${1115 if relative == "band" else 800 if relative == "rows" else 640}>;
 //% else
-var<workgroup> stage: array<vec4f, ${795 if relative and not query else 480 if relative else 320}>;
+var<workgroup> stage: array<vec4f, ${795 if relative == "band" else 480 if relative == "rows" else 320}>;
 //% endif
 var<workgroup> kept: array<u32, 128>; // [32 rows, 4 blocks]: 8 decisions of dropout
 
@@ -33,7 +33,7 @@ fn products(b: u32, h: u32, m0: u32, j0: u32, lane: u32) -> array<vec4f, ${8 if 
       let c = c0 + e % 4u * 4u;
       let to = row * 5u + e % 4u;
       var content = vec4f(0.0);
-//% if relative
+//% if relative != "none"
       var position = vec4f(0.0);
 //% endif
 //% if backward
@@ -42,7 +42,7 @@ fn products(b: u32, h: u32, m0: u32, j0: u32, lane: u32) -> array<vec4f, ${8 if 
       if row_start[row] != PADDED {
         let first = (b * p.rows + m0 + row) * stride + head;
         content = q_4(first, c);
-//% if relative
+//% if relative != "none"
         position = content + r_bias_4(head, c);
         content += w_bias_4(head, c);
 //% endif
@@ -51,7 +51,7 @@ fn products(b: u32, h: u32, m0: u32, j0: u32, lane: u32) -> array<vec4f, ${8 if 
 //% endif
       }
       stage[to] = content;
-//% if relative
+//% if relative != "none"
       stage[160u + to] = position;
 //% endif
       let first = (b * p.keys + min(j0 + row, p.keys - 1u)) * stride + head;
@@ -61,7 +61,7 @@ fn products(b: u32, h: u32, m0: u32, j0: u32, lane: u32) -> array<vec4f, ${8 if 
       stage[VALUES + 160u + to] = gradient;
 //% endif
     }
-//% if relative and not query
+//% if relative == "band"
     let band = i32(row_start[0]) + i32(j0) - 31; // row of r of the first key and the last row
     for (var e = lane; e < 252u; e += 64u) {
       let row = clamp(band + i32(e / 4u), 0, i32(p.groups * p.positions) - 1);
@@ -77,7 +77,7 @@ fn products(b: u32, h: u32, m0: u32, j0: u32, lane: u32) -> array<vec4f, ${8 if 
       let v${b} = stage[VALUES + (x + ${8 * b}u) * 5u + c];
 //% endif
 //% endfor
-//% if relative and not query
+//% if relative == "band"
 //% for t in range(7)
       let r${t} = stage[R + (x + ${7 + 8 * t}u - y) * 5u + c];
 //% endfor
@@ -87,10 +87,10 @@ fn products(b: u32, h: u32, m0: u32, j0: u32, lane: u32) -> array<vec4f, ${8 if 
         let source = (y + ${8 * a}u) * 5u + c;
         let content = stage[source];
         block[${a}] += vec4f(dot(content, k0), dot(content, k1), dot(content, k2), dot(content, k3));
-//% if relative and not query
+//% if relative == "band"
         let position = stage[160u + source];
         block[${a}] += vec4f(dot(position, r${3 - a}), dot(position, r${4 - a}), dot(position, r${5 - a}), dot(position, r${6 - a}));
-//% elif relative
+//% elif relative != "none"
         let position = stage[160u + source];
         let start = row_start[y + ${8 * a}u];
         let row = select(start, 0u, start == PADDED) + j0 + x;

@@ -65,11 +65,13 @@ impl Attention<'_> {
         op.head_dim.is_multiple_of(4) && ids.iter().all(|&id| self.c.first(id).is_multiple_of(4))
     }
 
-    /// A template with keys; `streamed` ones know which terms and which stream they serve.
+    /// A template with keys; `streamed` ones know how rows of the stream find their rows of r.
     fn variant(&self, template: &'static str, params: &params::RelAttention, streamed: bool, vec: bool) -> Variant {
         let mut variant = Variant::new(template).name("dtype", "f32");
         if streamed {
-            variant = variant.flag("relative", self.op.relative.is_some()).flag("query", params.query == 1);
+            // Rows of the content stream lie in order, so that their rows of r are a band.
+            let streams = if params.query == 1 { "rows" } else { "band" };
+            variant = variant.name("relative", if self.op.relative.is_some() { streams } else { "none" });
         }
         variant.flag("vec", vec).int("columns", self.columns).int("wg", WG)
     }
