@@ -222,7 +222,7 @@ fn what_lies_side_by_side_is_launched_together() {
         let norm = of(&mut e, square_norm)[0];
         (norm, all.iter().flatten().flat_map(|&id| of(&mut e, id)).map(f32::to_bits).collect::<Vec<_>>())
     };
-    let (norm, together) = run(&[ops.clone()]);
+    let (norm, together) = run(std::slice::from_ref(&ops));
     let expected: f32 =
         (0..9).flat_map(|i| (0..1 + 97 * i).map(move |k| ((k * 7 + i + 1) % 13) as f32 - 6.0)).map(|x| x * x).sum();
     assert_eq!(norm, expected); // whole numbers
