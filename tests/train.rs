@@ -13,6 +13,7 @@ use xlnet::model::heads::{SummaryOptions, SummaryType};
 use xlnet::model::original::{OriginalNames, OriginalVariable};
 use xlnet::model::{MaskKind, QueryKind, TransformerOptions};
 use xlnet::tensor::{DType, TensorId};
+use xlnet::train::init::{InitOptions, initialize};
 use xlnet::train::schedule::{DecayMethod, Schedule};
 use xlnet::train::session::Session;
 use xlnet::train::step::{Objective, OptimizerOptions, StepOptions};
@@ -339,4 +340,65 @@ fn devices_follow_the_cpu_through_dropout() {
         assert!(worst <= 1e-4, "{device}: {got:?}, expected {want:?}");
         assert_eq!(got, losses(device, 0.1).expect("a second run"), "{device} does not repeat its bits");
     }
+}
+
+/// Products of operands in bf16: near the losses of f32, and not the same; the two CPU backends agree.
+#[test]
+fn products_in_bf16_learn_like_f32() -> Result<()> {
+    let small =
+        XlnetConfig { n_layer: 2, d_model: 32, n_head: 2, d_head: 16, d_inner: 64, n_token: 50, ..XlnetConfig::base() };
+    let run = |bf16: bool, device: Device| -> Result<Vec<(f64, f64)>> {
+        let transformer = TransformerOptions {
+            batch: 4,
+            length: 16,
+            memory: 8,
+            mem_len: 8,
+            mask: MaskKind::Ranks,
+            query: QueryKind::Targets(5),
+            bf16,
+            ..Default::default()
+        };
+        let schedule = Schedule { learning_rate: 5e-3, ..Schedule::default() };
+        let optimizer = Some(OptimizerOptions { schedule, ..Default::default() });
+        let options = StepOptions {
+            transformer,
+            objective: Objective::LanguageModel,
+            accumulate: 2,
+            float: DType::F32,
+            optimizer,
+        };
+        let mut session = Session::new(&small, options, device, 1)?;
+        let casts = session.program().program.steps.iter().filter(|step| step.op.name() == "cast").count();
+        assert!((casts > 0) == bf16, "{casts} roundings");
+        let (program, exec) = session.parts();
+        initialize(exec, program, &InitOptions::default())?;
+        session.reset_memory()?;
+        let (rows, length, targets) = (8, 16, 5);
+        let ids: Vec<i32> = (0..rows * length).map(|i| (i * i + i / 7) as i32 % 50).collect();
+        let ranks: Vec<i32> = (0..rows * length).map(|i| (i % length * 7 % length) as i32).collect();
+        let positions: Vec<i32> = (0..rows * targets).map(|i| (i % targets * 3) as i32).collect();
+        let wanted: Vec<i32> = (0..rows * targets).map(|i| ids[i / targets * length + i % targets * 3]).collect();
+        session.input_i32("input_ids", &ids)?;
+        session.input_i32("query_rank", &ranks)?;
+        session.input_i32("key_rank", &ranks)?;
+        session.input_i32("target_positions", &positions)?;
+        session.input_i32("targets", &wanted)?;
+        session.input_f32("target_weights", &vec![1.0 / (rows * targets) as f32; rows * targets])?;
+        (0..8).map(|_| session.train().map(|step| (step.loss, step.gradient_norm))).collect()
+    };
+    let (f32s, bf16s, reference) =
+        (run(false, Device::Cpu)?, run(true, Device::Cpu)?, run(true, Device::CpuReference)?);
+    assert!(f32s[7].0 < f32s[0].0 - 0.2, "it learns: {f32s:?}");
+    for (name, others, loss_bound, norm_bound) in [("bf16", &bf16s, 0.01, 0.05), ("reference", &reference, 0.01, 0.05)]
+    {
+        for (a, b) in f32s.iter().zip(others) {
+            let (loss, norm) = ((b.0 / a.0 - 1.0).abs(), (b.1 / a.1 - 1.0).abs());
+            assert!(loss < loss_bound && norm < norm_bound, "{name}: {f32s:?} and {others:?}");
+        }
+        assert!(f32s != *others, "{name} is f32");
+    }
+    let far = |a: &(f64, f64), b: &(f64, f64)| (a.0 / b.0 - 1.0).abs();
+    let apart = bf16s.iter().zip(&reference).map(|(a, b)| far(a, b)).fold(0.0, f64::max);
+    assert!(apart < 1e-3, "the backends are {apart:.1e} apart");
+    Ok(())
 }

@@ -152,6 +152,7 @@ pub fn workspace_bytes(language: Language, op: &Op, program: &Program) -> usize 
 pub fn lower(op: &Op, c: &Context) -> Result<Vec<Launch>> {
     match op {
         Op::Fill(op) => movement::fill(op, c),
+        Op::Cast(op) => movement::cast(op, c),
         Op::CopyBlocks(op) => movement::copy_blocks(op, c),
         Op::GatherRows(op) => movement::gather_rows(op, c),
         Op::GatherRowsGrad(op) => movement::gather_rows_grad(op, c),
@@ -209,9 +210,9 @@ impl Context<'_> {
     pub fn dtype(&self, id: TensorId) -> Result<&'static str> {
         let place = &self.place;
         match self.desc(id).dtype {
-            DType::F16 | DType::Bf16 if self.caps.language == Language::Ptx => {
-                Err(Error::device(format!("{place}: the PTX kernels are for f32 so far; build the program in f32")))
-            }
+            DType::F16 | DType::Bf16 if self.caps.language == Language::Ptx => Err(Error::device(format!(
+                "{place}: half precision is for operands of products so far; build the program in f32"
+            ))),
             DType::F32 => Ok("f32"),
             DType::I32 => Ok("i32"),
             DType::U32 => Ok("u32"),
@@ -223,6 +224,26 @@ impl Context<'_> {
                 "{place}: {} has no {other}; build the program in f32, or in f16 where the adapter has it",
                 self.caps.language
             ))),
+        }
+    }
+    /// Template value of the half precision of a tensor, for kernels that take nothing else.
+    ///
+    /// # Errors
+    /// When this device has no such kernels.
+    pub fn half(&self, id: TensorId) -> Result<&'static str> {
+        let (place, dtype) = (&self.place, self.desc(id).dtype);
+        let (major, minor) = self.caps.capability;
+        match dtype {
+            _ if self.caps.language != Language::Ptx => Err(Error::device(format!(
+                "{place}: {} has no products of {dtype}; build the program without use_bfloat16",
+                self.caps.language
+            ))),
+            _ if major < 8 => Err(Error::device(format!(
+                "{place}: products of {dtype} need compute capability 8.0 (A100, RTX 30) or newer, this card has \
+                 {major}.{minor}; build the program without use_bfloat16"
+            ))),
+            DType::F16 => Ok("f16"),
+            _ => Ok("bf16"),
         }
     }
     /// One launch. `buffers` follows the template's header; operands that the op leaves out are `None`.

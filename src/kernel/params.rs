@@ -134,6 +134,11 @@ params! {
         /// Blocks that have work.
         pieces: u32,
     }
+    /// Of `cast`.
+    "cast" Cast {
+        /// Elements.
+        n: u32,
+    }
     /// Of `column_sum`.
     "column_sum" ColumnSum {
         /// Rows.
@@ -204,7 +209,7 @@ params! {
         block: u32,
     }
     /// Of `matmul`.
-    "matmul" "matmul_cooperative" Matmul {
+    "matmul" "matmul_cooperative" "matmul_half" Matmul {
         /// Rows of the result.
         m: u32,
         /// Columns of the result.

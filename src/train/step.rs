@@ -231,6 +231,9 @@ impl StepProgram {
         let (t, objective) = (&t, options.objective);
         let mut builder = Builder::new(options.float);
         let b = &mut builder;
+        if t.bf16 {
+            b.set_products(DType::Bf16);
+        }
         let params = TransformerParams::declare(b, config, t.query != QueryKind::None, t.segments);
         let head = declare_head(b, config, &params, objective);
         let all_params: Vec<TensorId> = (0..).map(TensorId).take(b.len()).collect();
