@@ -10,7 +10,7 @@ use super::{Driver, KernelLaunch, KernelText, caps};
 use crate::backend::indices::Indices;
 use crate::backend::lower::{Context, Slice, lower, workspace_bytes};
 use crate::backend::{Executor, OpTime};
-use crate::kernel::Variant;
+use crate::kernel::{Language, Variant};
 use crate::program::{Plan, Program};
 use crate::tensor::{Role, TensorId};
 use crate::{Error, ErrorKind, Result};
@@ -129,7 +129,7 @@ impl Memory {
 
 /// The plan that the executor follows; no machine has to be there.
 pub fn plan(program: &Program) -> Plan {
-    Plan::new(program, &|op| workspace_bytes(op, program))
+    Plan::new(program, &|op| workspace_bytes(Language::Ptx, op, program))
 }
 
 impl<D: Driver> CudaExecutor<D> {
