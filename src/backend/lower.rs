@@ -3,6 +3,7 @@
 //! grids; what differs is in [`Caps`].
 
 mod elementwise;
+mod fused;
 mod layer_norm;
 mod loss;
 mod matmul;
@@ -10,6 +11,8 @@ mod movement;
 mod rel_attention;
 
 use bytemuck::bytes_of;
+
+pub use fused::{Fused, fuse};
 
 use crate::kernel::params::Params;
 use crate::kernel::{Language, Variant};
@@ -29,6 +32,8 @@ pub struct Caps {
     pub f16: bool,
     /// Least and greatest subgroup size, where there are subgroup operations.
     pub subgroups: Option<(u32, u32)>,
+    /// Sizes of cooperative matrices that kernels may use: for sums in f32 of products of f32, of f16.
+    pub cooperative: [Option<u32>; 2],
     /// Time stamps of compute passes.
     pub timestamps: bool,
     /// Most bytes of one storage binding.
@@ -53,6 +58,7 @@ impl Default for Caps {
             capability: (0, 0),
             f16: true,
             subgroups: None,
+            cooperative: [None; 2],
             timestamps: false,
             binding_bytes: 1 << 30,
             buffer_bytes: 1 << 30,
@@ -112,8 +118,8 @@ pub struct Context<'a> {
     pub place: String,
 }
 
-/// Bytes of scratch that `op` needs.
-pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
+/// Bytes of scratch that `op` needs for kernels in `language`.
+pub fn workspace_bytes(language: Language, op: &Op, program: &Program) -> usize {
     let len = |id: TensorId| program.tensor(id).shape.len();
     let rows = |id: TensorId, d: TensorId| len(id) / len(d).max(1);
     match op {
@@ -125,9 +131,16 @@ pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
         Op::LayerNormGrad(op) => layer_norm::layer_norm_grad_workspace(rows(op.dout, op.gamma), len(op.gamma)),
         Op::SoftmaxCrossEntropy(op) => loss::row_loss_workspace(len(op.labels)),
         Op::ElementLoss(op) => loss::row_loss_workspace(len(op.x)),
-        Op::SquareNorm(op) => loss::square_norm_workspace(len(op.x)),
-        Op::RelAttention(op) => rel_attention::forward_workspace(op),
-        Op::RelAttentionGrad(op) => rel_attention::backward_workspace(op),
+        Op::SquareNorm(_) => {
+            // Neighbours share a launch, which needs the scratch of all.
+            let all = program.steps.iter().filter_map(|step| match &step.op {
+                Op::SquareNorm(op) => Some(len(op.x).next_multiple_of(ALIGNMENT)),
+                _ => None,
+            });
+            loss::square_norm_workspace(all.sum())
+        }
+        Op::RelAttention(op) => rel_attention::forward_workspace(language, op),
+        Op::RelAttentionGrad(op) => rel_attention::backward_workspace(language, op),
         _ => 0,
     }
 }
@@ -170,6 +183,13 @@ impl Context<'_> {
     /// Description of a tensor.
     pub fn desc(&self, id: TensorId) -> &TensorDesc {
         &self.tensors[id.index()]
+    }
+    /// Adds what WGSL kernels with sums over a work group ask: whether there are subgroups.
+    pub fn reducing(&self, variant: Variant) -> Variant {
+        match self.caps.language {
+            Language::Wgsl => variant.flag("subgroups", self.caps.subgroups.is_some()),
+            Language::Ptx => variant,
+        }
     }
     /// Elements of a tensor.
     pub fn len(&self, id: TensorId) -> usize {

@@ -117,7 +117,8 @@ impl Device {
         match self {
             #[cfg(feature = "wgpu")]
             Device::Wgpu(_) => {
-                let workspace = |op: &Op| wgpu::workspace_bytes(op, program);
+                use crate::kernel::Language;
+                let workspace = |op: &Op| lower::workspace_bytes(Language::Wgsl, op, program);
                 Ok(Plan::in_chunks(program, &workspace, wgpu::CHUNK_BYTES))
             }
             #[cfg(feature = "cuda")]

@@ -17,6 +17,20 @@ pub fn matmul(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
         return half(op, c);
     }
     let MatMul { a, b, bias, out, m, n, k, trans_a, trans_b } = *op;
+    let params = params::Matmul { m: size(m)?, n: size(n)?, k: size(k)? };
+    let dtype = c.dtype(a)?;
+    let cooperative = c.caps.cooperative[usize::from(dtype == "f16")];
+    if let Some(matrix) = cooperative.filter(|_| m.min(n).min(k) >= TILE / 2) {
+        let variant = Variant::new("matmul_cooperative")
+            .name("dtype", dtype)
+            .int("size", matrix)
+            .flag("trans_a", trans_a)
+            .flag("trans_b", trans_b)
+            .flag("bias", bias.is_some())
+            .flag("add", out.write == Write::Add);
+        let grid = c.fits([size(n.div_ceil(TILE))?, size(m.div_ceil(TILE))?, 1])?;
+        return Ok(vec![c.launch(variant, &params, &[Some(a), Some(b), bias, Some(out.id)], grid)?]);
+    }
     let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
     let tile = if tiles < TILES || m <= TILE / 2 || n <= TILE / 2 { TILE / 2 } else { TILE };
     // Four elements at once where every row of every operand begins at a multiple of four.
@@ -24,14 +38,13 @@ pub fn matmul(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
     let starts = [a, b, out.id].map(|id| c.first(id));
     let vec = contiguous.iter().chain(&starts).all(|x| x.is_multiple_of(4));
     let variant = Variant::new("matmul")
-        .name("dtype", c.dtype(a)?)
+        .name("dtype", dtype)
         .flag("trans_a", trans_a)
         .flag("trans_b", trans_b)
         .flag("bias", bias.is_some())
         .flag("add", out.write == Write::Add)
         .flag("vec", vec)
         .int("tile", tile as u32);
-    let params = params::Matmul { m: size(m)?, n: size(n)?, k: size(k)? };
     let grid = c.fits([size(n.div_ceil(tile))?, size(m.div_ceil(tile))?, 1])?;
     Ok(vec![c.launch(variant, &params, &[Some(a), Some(b), bias, Some(out.id)], grid)?])
 }

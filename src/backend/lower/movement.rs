@@ -122,6 +122,7 @@ pub fn weighted_rows_grad(op: &WeightedRowsGrad, c: &Context) -> Result<Vec<Laun
         .flag("add", op.dx.write == Write::Add)
         .flag("dweight", op.dweight.is_some())
         .int("wg", WG_SMALL);
+    let variant = c.reducing(variant);
     let params = params::WeightedRowsGrad { n: size(n)?, d: size(c.last(op.x))?, rows: size(c.last(op.weight))? };
     let buffers = [Some(op.x), Some(op.weight), Some(op.dout), Some(op.dx.id), op.dweight];
     Ok(vec![c.launch(variant, &params, &buffers, c.flat(n, 1)?)?])

@@ -1,7 +1,12 @@
 //! Relative attention, forward and backward, one stream after the other.
 //!
 //! Nothing of the size of the scores is stored: scratch holds two bits a pair of row and key, shared by all heads, and a few
-//! numbers a row. The gradient of what both streams share is written by the first and added to by the second.
+//! numbers a row; backward in WGSL also a slab of score gradients (see [`slab`]). The gradient of what both streams share
+//! is written by the first and added to by the second.
+
+mod slab;
+
+use slab::Slab;
 
 use super::{Context, Launch, Slice};
 use crate::kernel::params::{self, Drop, size};
@@ -12,6 +17,8 @@ use crate::{Error, Result};
 
 /// Invocations of every work group.
 const WG: u32 = 64;
+/// Rows, keys or rows of r that a work group of PTX owns.
+const TILE: usize = 32;
 /// Rows of a block in the sums of bias gradients.
 const BLOCK: usize = 64;
 
@@ -53,6 +60,7 @@ struct Layout {
     column_sums: usize,   // [B, H, N]
     position_sums: usize, // [G, H, P]
     bias_sums: usize,     // [blocks, H, D]
+    slab: usize,          // score gradients of a slab, and sums beside them
     words: usize,
 }
 
@@ -67,7 +75,7 @@ struct Parts {
 }
 
 impl Layout {
-    fn new(op: &RelAttention, backward: bool) -> Self {
+    fn new(language: Language, op: &RelAttention, backward: bool) -> Self {
         let mut layout = Layout::default();
         let mut take = |words: usize| {
             let first = layout.words;
@@ -90,7 +98,10 @@ impl Layout {
             let most = of_streams.max(blocks(b * op.keys())).max(blocks(op.groups * op.positions()));
             let (columns, positions) = (take(b * h * op.keys()), take(op.groups * h * op.positions()));
             let sums = take(most * h * op.head_dim);
-            (layout.column_sums, layout.position_sums, layout.bias_sums) = (columns, positions, sums);
+            let slabs = rows.iter().map(|&rows| Slab::new(op, rows).words());
+            let slab = take(if language == Language::Wgsl { slabs.max().unwrap_or(0) } else { 0 });
+            (layout.column_sums, layout.position_sums) = (columns, positions);
+            (layout.bias_sums, layout.slab) = (sums, slab);
         }
         layout.streams = parts;
         layout
@@ -98,39 +109,13 @@ impl Layout {
 }
 
 /// Scratch of the forward op.
-pub fn forward_workspace(op: &RelAttention) -> usize {
-    4 * Layout::new(op, false).words
+pub fn forward_workspace(language: Language, op: &RelAttention) -> usize {
+    4 * Layout::new(language, op, false).words
 }
 
 /// Scratch of the gradient.
-pub fn backward_workspace(op: &RelAttentionGrad) -> usize {
-    4 * Layout::new(&op.forward, true).words
-}
-
-/// # Errors
-/// When this adapter cannot hold the tiles of such heads.
-fn wgsl_columns(op: &RelAttention, c: &Context) -> Result<u32> {
-    let (place, d) = (&c.place, op.head_dim);
-    let columns = match d {
-        0..=64 => 1,
-        65..=128 => 2,
-        129..=256 => 4,
-        _ => {
-            return Err(Error::device(format!(
-                "{place}: heads of {d} elements are more than the 256 that WGSL's relative attention serves; \
-                 use --device cpu"
-            )));
-        }
-    };
-    // The largest of the kernels: three operands of 8 rows, a tile, partial sums, decisions.
-    let (needed, most) = (4 * (3 * 512 * columns as usize + 512 + 64 + 256), c.caps.workgroup_bytes);
-    if needed > most {
-        return Err(Error::device(format!(
-            "{place}: heads of {d} elements need {needed} bytes of work group memory, but this adapter has {most} \
-             (max_compute_workgroup_storage_size); use --device cpu"
-        )));
-    }
-    Ok(columns)
+pub fn backward_workspace(language: Language, op: &RelAttentionGrad) -> usize {
+    4 * Layout::new(language, &op.forward, true).words
 }
 
 /// What the launches of one op share.
@@ -139,31 +124,43 @@ struct Attention<'a> {
     c: &'a Context<'a>,
     layout: Layout,
     work: Slice,
-    /// Columns of 64 elements of a head that a work group of WGSL owns; PTX has one in each.
+    /// Pieces of 32 columns of a head, a power of two: a key of WGSL's kernels.
     columns: u32,
-    /// Rows, keys or rows of r that a work group owns.
-    tile: usize,
-    /// Work groups that share a tile's columns.
-    parts: usize,
 }
 
 impl<'a> Attention<'a> {
     /// # Errors
     /// When element type or head size have no kernel here.
     fn new(op: &'a RelAttention, backward: bool, c: &'a Context<'a>) -> Result<Self> {
-        let (layout, place, dtype) = (Layout::new(op, backward), &c.place, c.dtype(op.k)?);
+        let language = c.caps.language;
+        let (layout, place, dtype) = (Layout::new(language, op, backward), &c.place, c.dtype(op.k)?);
         if dtype != "f32" {
             return Err(Error::device(format!(
-                "{place}: relative attention has {} kernels in f32 only, not in {dtype}; build the program in f32",
-                c.caps.language
+                "{place}: relative attention has {language} kernels in f32 only, not in {dtype}; build the program in f32"
             )));
         }
-        let (columns, tile, parts) = match c.caps.language {
-            Language::Wgsl => (wgsl_columns(op, c)?, 8, 1),
-            Language::Ptx => (0, 32, op.head_dim.div_ceil(64)),
+        if op.head_dim > 256 {
+            return Err(Error::device(format!(
+                "{place}: heads of {} elements are more than the 256 that {language}'s relative attention serves; use \
+                 --device cpu",
+                op.head_dim
+            )));
+        }
+        let columns = op.head_dim.div_ceil(32).next_power_of_two() as u32;
+        let needed = match (language, backward) {
+            (Language::Wgsl, false) => slab::FORWARD_BYTES,
+            (Language::Wgsl, true) => slab::BACKWARD_BYTES,
+            (Language::Ptx, _) => 0, // less than every card has
         };
+        let most = c.caps.workgroup_bytes;
+        if needed > most {
+            return Err(Error::device(format!(
+                "{place}: relative attention needs {needed} bytes of work group memory, but this device has {most} \
+                 (max_compute_workgroup_storage_size); use --device cpu",
+            )));
+        }
         let work = c.scratch(0, layout.words)?;
-        Ok(Attention { op, c, layout, work, columns, tile, parts })
+        Ok(Attention { op, c, layout, work, columns })
     }
 
     fn params(&self, stream: &Stream, parts: &Parts, accumulate: bool) -> Result<params::RelAttention> {
@@ -194,6 +191,12 @@ impl<'a> Attention<'a> {
             row_sums: size(parts.row_sums)?,
             column_sums: size(self.layout.column_sums)?,
             position_sums: size(self.layout.position_sums)?,
+            first_batch: 0,
+            batches: size(op.batch)?,
+            first_row: 0,
+            slab_rows: size(stream.rows)?,
+            slab: 0,
+            others: 0,
         })
     }
 
@@ -201,7 +204,8 @@ impl<'a> Attention<'a> {
         Some((self.c.slice)(id))
     }
 
-    /// One launch over the tiles of `outer` lists of `length` rows, keys or rows of r.
+    /// One launch of a PTX kernel over the tiles of `outer` lists of `length` rows, keys or rows of r, and the pieces of 64
+    /// columns of a head.
     fn tiled(
         &self,
         template: &'static str,
@@ -210,17 +214,15 @@ impl<'a> Attention<'a> {
         buffers: &[Option<Slice>],
         (outer, length): (usize, usize),
     ) -> Result<Launch> {
-        let (variant, relative) = (Variant::new(template).name("dtype", "f32"), self.op.relative.is_some());
-        let variant = match (self.c.caps.language, template) {
-            // Rows of the content stream lie in order, so that their rows of r are a band.
-            (Language::Ptx, _) if !relative => variant.name("relative", "none"),
-            (Language::Ptx, _) if stream.positions.is_none() => variant.name("relative", "band"),
-            (Language::Ptx, _) => variant.name("relative", "rows"),
-            (Language::Wgsl, "rel_attention_grad_positions") => variant.int("columns", self.columns),
-            (Language::Wgsl, _) => variant.flag("relative", relative).int("columns", self.columns),
+        // Rows of the content stream lie in order, so that their rows of r are a band.
+        let relative = match stream.positions {
+            _ if self.op.relative.is_none() => "none",
+            Some(_) => "rows",
+            None => "band",
         };
-        let tiles = outer * length.div_ceil(self.tile) * self.parts;
-        self.c.launch_slices(variant.int("wg", WG), params, buffers, self.c.flat(tiles, 1)?)
+        let variant = Variant::new(template).name("dtype", "f32").name("relative", relative).int("wg", WG);
+        let tiles = outer * length.div_ceil(TILE) * self.op.head_dim.div_ceil(64);
+        self.c.launch_slices(variant, params, buffers, self.c.flat(tiles, 1)?)
     }
 
     /// What the other kernels find in scratch: where rows begin, who sees whom, scores of the segment term.
@@ -326,6 +328,10 @@ pub fn forward(op: &RelAttention, c: &Context) -> Result<Vec<Launch>> {
         let mut buffers = attention.inputs(stream);
         buffers.extend([attention.key(), Some(attention.work)]);
         buffers.extend([stream.out, stream.lse].map(|id| attention.slice(id)));
+        if c.caps.language == Language::Wgsl {
+            launches.push(attention.forward(stream, &params, &buffers)?);
+            continue;
+        }
         let tiles = (op.batch * op.heads, stream.rows);
         launches.push(attention.tiled("rel_attention", stream, &params, &buffers, tiles)?);
     }
@@ -343,6 +349,10 @@ pub fn backward(op: &RelAttentionGrad, c: &Context) -> Result<Vec<Launch>> {
         let [dout, dq, lse] = [dout, dq, stream.lse].map(|id| attention.slice(id));
         let params = attention.params(stream, parts, index > 0)?;
         launches.extend(attention.prepare(stream, &params)?);
+        if c.caps.language == Language::Wgsl {
+            attention.backward(op, stream, params, &mut launches)?;
+            continue;
+        }
         let inputs = attention.inputs(stream);
         let with = |more: &[Option<Slice>]| inputs.iter().chain(more).copied().collect::<Vec<_>>();
         let heads = f.batch * f.heads;
