@@ -100,7 +100,8 @@ impl<'a> Bench<'a> {
             wide.push(machine.upload(name, &wide_bytes));
             narrow.push(machine.upload(&format!("{name} in {}", half.name()), &narrow_bytes));
         }
-        let workspace = program.steps.iter().map(|step| workspace_bytes(&step.op, program)).max().unwrap_or(0);
+        let workspace =
+            program.steps.iter().map(|step| workspace_bytes(Language::Ptx, &step.op, program)).max().unwrap_or(0);
         wide.push(machine.alloc("scratch", workspace));
         narrow.push(wide[wide.len() - 1]);
         let scratch = wide.len() - 1;
