@@ -1,6 +1,8 @@
 //! Every op alone, at the shapes of XLNet-Base training on 1024 tokens (8 rows of 128, and 2 of 512 for attention), with
-//! dropout. After criterion's line of each op comes ours: best time of one run, GB/s and GFLOP/s by `Op::cost`. On the
-//! CPU, or on the device in `XLNET_DEVICE`; its time includes handing the op over and waiting for it.
+//! dropout. After criterion's line of each op comes ours: best time of one run, which includes handing the op over and
+//! waiting for it; time by the device's own clock where it has one; GB/s and GFLOP/s of the latter by `Op::cost`. On the
+//! CPU, or on the device in `XLNET_DEVICE`. `XLNET_LIMITS=67000,3350`, what its data sheet promises in GFLOP/s and GB/s,
+//! adds the share of the limit that binds the op.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -224,8 +226,25 @@ fn device() -> Device {
     named.unwrap_or_else(|error| panic!("XLNET_DEVICE: {error}"))
 }
 
+/// GFLOP/s and GB/s of the data sheet.
+fn limits() -> Option<[f64; 2]> {
+    let text = std::env::var("XLNET_LIMITS").ok()?;
+    let numbers: Vec<f64> = text.split(',').map(|n| n.trim().parse()).collect::<Result<_, _>>().unwrap_or_default();
+    Some(<[f64; 2]>::try_from(numbers).unwrap_or_else(|_| panic!("XLNET_LIMITS: GFLOP/s,GB/s, not {text}")))
+}
+
+/// Mean time of the op by the device's clock.
+fn device_time(executor: &mut dyn xlnet::backend::Executor) -> Option<Duration> {
+    executor.profile(true);
+    for _ in 0..3 {
+        executor.run(0..1).ok()?;
+    }
+    let times = executor.profile(false);
+    times.first().map(|time| time.time / time.runs.max(1) as u32)
+}
+
 fn ops(c: &mut Criterion) {
-    let device = device();
+    let (device, limits) = (device(), limits());
     for &(label, op) in CASES {
         let mut best = None::<Duration>;
         let mut b = Builder::new(DType::F32);
@@ -257,9 +276,15 @@ fn ops(c: &mut Criterion) {
             });
         });
         if let Some(best) = best {
-            let (cost, s) = (op.cost(&executor.program().tensors), best.as_secs_f64());
+            let cost = op.cost(&executor.program().tensors);
+            let host = best.as_secs_f64();
+            let s = device_time(&mut *executor).map_or(host, |time| time.as_secs_f64().min(host));
             let (gb, gflop) = (cost.bytes as f64 / s / 1e9, cost.flops as f64 / s / 1e9);
-            println!("{label:<48} {device} {:>10.3} ms {gb:>8.1} GB/s {gflop:>8.1} GFLOP/s\n", s * 1e3);
+            let share = limits.map(|[flops, bytes]| format!(" {:>5.1} %", 100.0 * (gflop / flops).max(gb / bytes)));
+            let (host, s, share) = (host * 1e3, s * 1e3, share.unwrap_or_default());
+            println!(
+                "{label:<48} {device} {host:>10.3} ms, on the device {s:>10.3} ms {gb:>8.1} GB/s {gflop:>8.1} GFLOP/s{share}\n"
+            );
         }
     }
 }

@@ -1,9 +1,9 @@
 //# computes   sum = dropout(x) + residual; out = (sum - mean) * rstd * gamma + beta
 //# parallel   a work group owns one row
-//# keys       dtype = f32|f16, residual = flag, dropout = flag, kept = flag, wg = 64
+//# keys       dtype = f32|f16, residual = flag, dropout = flag, kept = flag, wg = 64, subgroups = flag
 //# buffers    x, residual, key, gamma, beta, out, sum, mean, rstd
 //# launch     flat, R work groups
-//# numerics   two passes (mean, then variance) in f32, sums by a tree over the work group: deterministic
+//# numerics   two passes (mean, then variance) in f32, sums over the work group: deterministic
 //# history    1: first version
 //% include "lib/dtype.wgsl"
 
@@ -47,8 +47,9 @@ struct At { x: u32, residual: u32, key: u32, gamma: u32, beta: u32, out: u32, su
 fn layer_norm(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  lanes: Lanes,
 ) {
+  let lane = lanes.lane;
   let r = flat_group(group, groups);
   if r >= p.rows {
     return; // the whole work group
@@ -79,7 +80,7 @@ fn layer_norm(
       total += s;
     }
   }
-  let m = group_sum(total, lane) / f32(p.d);
+  let m = group_sum(total, lanes) / f32(p.d);
   var squares = 0.0;
   for (var first = lane * ${step}u; first < p.d; first += ${wg * step}u) {
     for (var c = first; c < min(first + ${step}u, p.d); c++) {
@@ -87,7 +88,7 @@ fn layer_norm(
       squares = fma(e, e, squares);
     }
   }
-  let deviation = 1.0 / sqrt(group_sum(squares, lane) / f32(p.d) + p.eps);
+  let deviation = 1.0 / sqrt(group_sum(squares, lanes) / f32(p.d) + p.eps);
   for (var first = lane * ${step}u; first < p.d; first += ${wg * step}u) {
     for (var c = first; c < min(first + ${step}u, p.d); c++) {
       let normed = (f32(${kept_at}row + c]) - m) * deviation;

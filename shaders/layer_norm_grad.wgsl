@@ -1,9 +1,9 @@
 //# computes   n = (sum - mean) * rstd; g = dout * gamma; dsum = rstd * (g - mean(g) - n * mean(g n)); dx = mask * dsum
 //# parallel   a work group owns one row; dgamma and dbeta are sums over rows, of layer_norm_grad_columns
-//# keys       dtype = f32|f16, dropout = flag, wg = 64
+//# keys       dtype = f32|f16, dropout = flag, wg = 64, subgroups = flag
 //# buffers    dout, sum, mean, rstd, gamma, dsum, key, dx
 //# launch     flat, R work groups
-//# numerics   sums in f32 by a tree over the work group: deterministic
+//# numerics   sums in f32 over the work group: deterministic
 //# history    1: first version
 //% include "lib/dtype.wgsl"
 
@@ -39,8 +39,9 @@ struct At { dout: u32, sum: u32, mean: u32, rstd: u32, gamma: u32, dsum: u32, ke
 fn layer_norm_grad(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  lanes: Lanes,
 ) {
+  let lane = lanes.lane;
   let r = flat_group(group, groups);
   if r >= p.rows {
     return; // the whole work group
@@ -58,8 +59,8 @@ fn layer_norm_grad(
       product = fma(g, (f32(sum[at.sum + row + c]) - m) * deviation, product);
     }
   }
-  let mean_g = group_sum(total, lane) / f32(p.d);
-  let mean_gn = group_sum(product, lane) / f32(p.d);
+  let mean_g = group_sum(total, lanes) / f32(p.d);
+  let mean_gn = group_sum(product, lanes) / f32(p.d);
 //% if dropout
   let keys = vec2u(key[at.key], key[at.key + 1u]);
   var block = row / 8u;

@@ -1,10 +1,11 @@
 //# computes   out (=|+=) op(a) op(b) + bias, where op transposes on request
-//# parallel   a work group owns a tile of out, an invocation 4 x 4 elements of it
+//# parallel   a work group owns a tile of out, an invocation 4 x 4 elements of it, of the big tile 8 x 4
 //# keys       dtype = f32|f16, trans_a = flag, trans_b = flag, bias = flag, add = flag, vec = flag, tile = 32|64
 //# buffers    a, b, bias, out
-//# launch     [ceil(n / tile), ceil(m / tile)] work groups of (tile/4)^2
-//# numerics   f32; every element is one sum in ascending order of k: deterministic
+//# launch     [ceil(n / tile), ceil(m / tile)] work groups of 64, of the big tile 128
+//# numerics   f32; every element is one sum in ascending order of k, in blocks of 16: deterministic
 //# history    1: tiles in work group memory, 4 x 4 in registers; vec loads 4 elements at once where all rows allow it
+//#            2: 8 x 4 in registers, sums in blocks
 //% include "lib/dtype.wgsl"
 
 struct Params {
@@ -29,7 +30,8 @@ alias Memory = T;
 
 const TILE = ${tile}u;
 const QUADS = ${tile // 4}u; // of a tile's side
-const LANES = ${tile * tile // 16}u;
+//% set parts = tile // 32
+const LANES = ${tile * tile // (16 * parts)}u;
 const DEPTH = 16u; // of a step along k
 
 var<workgroup> a_tile: array<vec4f, ${tile * 4}>; // [DEPTH, QUADS] of 4 rows of out
@@ -79,25 +81,31 @@ var<workgroup> b_tile: array<vec4f, ${tile * 4}>; // [DEPTH, QUADS] of 4 columns
   }
 //% endmacro
 
-@compute @workgroup_size(${tile * tile // 16})
+@compute @workgroup_size(${tile * tile // (16 * parts)})
 fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let first_a = group.y * TILE;
   let first_b = group.x * TILE;
-  let row_quad = lane / QUADS;
+  let row_quad = lane / QUADS; // and 8 further on in the big tile
   let column_quad = lane % QUADS;
-  var sums: array<vec4f, 4>; // [4 rows] of 4 columns
+  var sums: array<vec4f, ${4 * parts}>; // [rows] of 4 columns
   for (var k0 = 0u; k0 < p.k; k0 += DEPTH) {
     workgroupBarrier(); // the last tiles have been read
 ${load("a", "m", not trans_a)}
 ${load("b", "n", trans_b)}
     workgroupBarrier();
+    var block: array<vec4f, ${4 * parts}>; // short sums round less
     for (var k = 0u; k < DEPTH; k++) {
-      let left = a_tile[k * QUADS + row_quad];
       let right = b_tile[k * QUADS + column_quad];
+//% for part in range(parts)
+      let left${part} = a_tile[k * QUADS + row_quad + ${8 * part}u];
 //% for i in range(4)
-      sums[${i}] = fma(vec4f(left[${i}]), right, sums[${i}]);
+      block[${4 * part + i}] = fma(vec4f(left${part}[${i}]), right, block[${4 * part + i}]);
+//% endfor
 //% endfor
     }
+//% for i in range(4 * parts)
+    sums[${i}] += block[${i}];
+//% endfor
   }
   let column = first_b + column_quad * 4u;
 //% if bias
@@ -108,9 +116,9 @@ ${load("b", "n", trans_b)}
     }
   }
 //% endif
-//% for i in range(4)
+//% for i in range(4 * parts)
   {
-    let row = first_a + row_quad * 4u + ${i}u;
+    let row = first_a + row_quad * 4u + ${i // 4 * 32 + i % 4}u;
     var value = sums[${i}];
 //% if bias
     value += shift;

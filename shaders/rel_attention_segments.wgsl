@@ -3,7 +3,7 @@
 //# keys       dtype = f32, wg = 64
 //# buffers    q, s_bias, seg_embed, work
 //# launch     flat, ceil(B H rows / wg) work groups
-//# numerics   sums in f32 in ascending order
+//# numerics   sums in f32 in blocks of 16
 //# history    1: first version
 //% include "lib/dtype.wgsl"
 
@@ -34,10 +34,15 @@ fn rel_attention_segments(
   let row = at.q + ((b * p.rows + m) * p.heads + h) * p.d;
   var same = 0.0;
   var other = 0.0;
-  for (var c = 0u; c < p.d; c++) {
-    let x = f32(q[row + c]) + f32(s_bias[at.s_bias + h * p.d + c]);
-    same = fma(x, f32(seg_embed[at.seg_embed + h * p.d + c]), same);
-    other = fma(x, f32(seg_embed[at.seg_embed + (p.heads + h) * p.d + c]), other);
+  for (var c0 = 0u; c0 < p.d; c0 += 16u) {
+    var block = vec2f(0.0);
+    for (var c = c0; c < min(c0 + 16u, p.d); c++) {
+      let x = f32(q[row + c]) + f32(s_bias[at.s_bias + h * p.d + c]);
+      block.x = fma(x, f32(seg_embed[at.seg_embed + h * p.d + c]), block.x);
+      block.y = fma(x, f32(seg_embed[at.seg_embed + (p.heads + h) * p.d + c]), block.y);
+    }
+    same += block.x;
+    other += block.y;
   }
   let to = at.work + p.scores + item * 2u;
   work[to] = bitcast<u32>(same * p.scale);

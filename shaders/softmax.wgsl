@@ -1,9 +1,9 @@
 //# computes   out = softmax(x (1 - hidden) - 1e30 hidden) over the last dimension, or its logarithm
 //# parallel   a work group owns one row
-//# keys       dtype = f32|f16, hidden = flag, log = flag, wg = 128
+//# keys       dtype = f32|f16, hidden = flag, log = flag, wg = 128, subgroups = flag
 //# buffers    x, hidden, out
 //# launch     flat, R work groups
-//# numerics   maximum first, then sums in f32 by a tree over the work group: deterministic
+//# numerics   maximum first, then sums in f32 over the work group: deterministic
 //# history    1: first version
 //% include "lib/dtype.wgsl"
 
@@ -38,8 +38,9 @@ fn score(i: u32) -> f32 {
 fn softmax(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  lanes: Lanes,
 ) {
+  let lane = lanes.lane;
   let r = flat_group(group, groups);
   if r >= p.rows {
     return; // the whole work group
@@ -49,12 +50,12 @@ fn softmax(
   for (var c = lane; c < p.columns; c += ${wg}u) {
     largest = max(largest, score(row + c));
   }
-  largest = group_max(largest, lane);
+  largest = group_max(largest, lanes);
   var sum = 0.0;
   for (var c = lane; c < p.columns; c += ${wg}u) {
     sum += exp_f32(score(row + c) - largest);
   }
-  sum = group_sum(sum, lane);
+  sum = group_sum(sum, lanes);
 //% if log
   let log_sum = log_f32(sum);
 //% endif

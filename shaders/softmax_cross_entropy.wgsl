@@ -1,9 +1,9 @@
 //# computes   row_loss = -log softmax(logits)[label]; dlogits = weight * (softmax - onehot) * (1 - hidden)
 //# parallel   a work group owns one row; the weighted sum of row_loss is a launch of sum
-//# keys       dtype = f32|f16, hidden = flag, dlogits = flag, wg = 128
+//# keys       dtype = f32|f16, hidden = flag, dlogits = flag, wg = 128, subgroups = flag
 //# buffers    logits, hidden, labels, weights, row_loss, dlogits
 //# launch     flat, R work groups
-//# numerics   maximum first, then sums in f32 by a tree over the work group: deterministic
+//# numerics   maximum first, then sums in f32 over the work group: deterministic
 //# history    1: first version
 //% include "lib/dtype.wgsl"
 
@@ -43,8 +43,9 @@ fn score(i: u32) -> f32 {
 fn softmax_cross_entropy(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  lanes: Lanes,
 ) {
+  let lane = lanes.lane;
   let r = flat_group(group, groups);
   if r >= p.rows {
     return; // the whole work group
@@ -58,12 +59,12 @@ fn softmax_cross_entropy(
   for (var c = lane; c < p.columns; c += ${wg}u) {
     largest = max(largest, score(row + c));
   }
-  largest = group_max(largest, lane);
+  largest = group_max(largest, lanes);
   var sum = 0.0;
   for (var c = lane; c < p.columns; c += ${wg}u) {
     sum += exp_f32(score(row + c) - largest);
   }
-  sum = group_sum(sum, lane);
+  sum = group_sum(sum, lanes);
   if lane == 0u {
     row_loss[at.row_loss + r] = log_f32(sum) - (wanted - largest);
   }

@@ -1,9 +1,9 @@
 //# computes   dx (=|+=) (1 - hidden) * y * (dy - sum over c of y dy)
 //# parallel   a work group owns one row
-//# keys       dtype = f32|f16, hidden = flag, add = flag, wg = 128
+//# keys       dtype = f32|f16, hidden = flag, add = flag, wg = 128, subgroups = flag
 //# buffers    y, dy, hidden, dx
 //# launch     flat, R work groups
-//# numerics   sums in f32 by a tree over the work group: deterministic
+//# numerics   sums in f32 over the work group: deterministic
 //# history    1: first version
 //% include "lib/dtype.wgsl"
 
@@ -28,8 +28,9 @@ struct At { y: u32, dy: u32, hidden: u32, dx: u32 }
 fn softmax_grad(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  lanes: Lanes,
 ) {
+  let lane = lanes.lane;
   let r = flat_group(group, groups);
   if r >= p.rows {
     return; // the whole work group
@@ -39,7 +40,7 @@ fn softmax_grad(
   for (var c = lane; c < p.columns; c += ${wg}u) {
     dot = fma(f32(y[at.y + row + c]), f32(dy[at.dy + row + c]), dot);
   }
-  dot = group_sum(dot, lane);
+  dot = group_sum(dot, lanes);
   for (var c = lane; c < p.columns; c += ${wg}u) {
     let i = row + c;
     var d = f32(y[at.y + i]) * (f32(dy[at.dy + i]) - dot);

@@ -1,9 +1,9 @@
 //# computes   out[g] (=|+=) sum of x, of x^2 or of x * weight over the g-th of equal parts: a step of square_norm and losses
 //# parallel   a work group owns one part
-//# keys       source = f32|f16, dtype = f32|f16, of = x|square|product, add = flag, wg = 256
+//# keys       source = f32|f16, dtype = f32|f16, of = x|square|product, add = flag, wg = 256, subgroups = flag
 //# buffers    x, weight, out
 //# launch     [parts]; many parts go to scratch in f32 and are summed by a second launch of one part
-//# numerics   f32; each invocation in ascending order, then a tree over the work group: deterministic
+//# numerics   f32; each invocation in ascending order, then over the work group: deterministic
 //# history    1: first version
 //% if source == "f16" and dtype != "f16"
 enable f16;
@@ -27,7 +27,8 @@ struct At { x: u32, weight: u32, out: u32 }
 //% include "lib/reduce.wgsl"
 
 @compute @workgroup_size(${wg})
-fn sum(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn sum(@builtin(workgroup_id) group: vec3u, lanes: Lanes) {
+  let lane = lanes.lane;
   let end = min((group.x + 1u) * p.part, p.n);
   var total = 0.0;
   for (var i = group.x * p.part + lane; i < end; i += ${wg}u) {
@@ -40,7 +41,7 @@ fn sum(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lan
     total += value;
 //% endif
   }
-  total = group_sum(total, lane);
+  total = group_sum(total, lanes);
   if lane == 0u {
     let to = at.out + group.x;
 //% if add

@@ -1,9 +1,9 @@
 //# computes   dx[b, l] (=|+=) weight[b, l] * dout[b]; dweight[b, l] = x[b, l] . dout[b]
 //# parallel   a work group owns one row (b, l)
-//# keys       dtype = f32|f16, add = flag, dweight = flag, wg = 64
+//# keys       dtype = f32|f16, add = flag, dweight = flag, wg = 64, subgroups = flag
 //# buffers    x, weight, dout, dx, dweight
 //# launch     flat, B L work groups
-//# numerics   products in f32, summed by a tree over the work group: deterministic
+//# numerics   products in f32, summed over the work group: deterministic
 //# history    1: first version
 //% include "lib/dtype.wgsl"
 
@@ -24,16 +24,15 @@ struct At { x: u32, weight: u32, dout: u32, dx: u32, dweight: u32 }
 @group(0) @binding(3) var<storage, read_write> dx: array<T>;      // [B, L, d]
 
 //% include "lib/flat.wgsl"
-//% if dweight
 //% include "lib/reduce.wgsl"
-//% endif
 
 @compute @workgroup_size(${wg})
 fn weighted_rows_grad(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  lanes: Lanes,
 ) {
+  let lane = lanes.lane;
   let r = flat_group(group, groups);
   if r >= p.n {
     return; // the whole work group
@@ -53,7 +52,7 @@ fn weighted_rows_grad(
 //% endif
   }
 //% if dweight
-  let sum = group_sum(dot, lane);
+  let sum = group_sum(dot, lanes);
   if lane == 0u {
     dweight[at.dweight + r] = T(sum);
   }

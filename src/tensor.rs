@@ -44,6 +44,10 @@ impl DType {
             DType::F16 | DType::Bf16 => 2,
         }
     }
+    /// True for floating-point types of 16 bits.
+    pub fn is_half(self) -> bool {
+        matches!(self, DType::F16 | DType::Bf16)
+    }
     /// True for floating-point types.
     pub fn is_float(self) -> bool {
         !matches!(self, DType::I32 | DType::U32)

@@ -1,5 +1,8 @@
 //! The CUDA executor without a card: what it asks of its machine, and that rows of ops in one launch are the ops.
 
+#[path = "common/program.rs"]
+mod common;
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
@@ -156,9 +159,12 @@ fn rows_in_one_launch_are_their_ops() -> Result<()> {
             }
             exec.upload_f32(id, &values)?;
         }
-        // Measured ops run alone.
-        exec.profile(!fused);
-        exec.run(0..exec.program().steps.len())?;
+        let step = 0..exec.program().steps.len();
+        if fused {
+            exec.run(step)?;
+        } else {
+            step.into_iter().try_for_each(|op| exec.run(op..op + 1))?;
+        }
         let mut all = vec![];
         for &id in &update.states {
             all.extend(exec.download_f32(id)?);
@@ -186,5 +192,101 @@ fn rows_in_one_launch_are_their_ops() -> Result<()> {
         })
         .collect();
     ensure!(unchanged == start);
+    Ok(())
+}
+
+/// The program itself on a libcuda whose card is the interpreter.
+mod program {
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Output};
+
+    use anyhow::{Context, Result, ensure};
+    use tempfile::TempDir;
+
+    use super::common::{TRAIN, corpus, text};
+
+    /// A folder in which the interpreter is libcuda.
+    fn driver() -> Result<TempDir> {
+        let tests = std::env::current_exe()?;
+        let folders = tests.ancestors().skip(1).take(2);
+        let file = |folder: &Path| folder.join("libinterpreted_cuda.so");
+        let library: PathBuf = folders.map(file).find(|file| file.is_file()).context("no libinterpreted_cuda.so")?;
+        let dir = tempfile::tempdir()?;
+        std::fs::copy(library, dir.path().join("libcuda.so"))?;
+        Ok(dir)
+    }
+    fn xlnet(dir: &Path, driver: &Path, line: &str, env: &[(&str, &str)]) -> Result<Output> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xlnet"));
+        command.current_dir(dir).env("LD_LIBRARY_PATH", driver).envs(env.iter().copied());
+        Ok(command.args(line.split_whitespace()).output()?)
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_card_is_a_sentence() -> Result<()> {
+        let (driver, dir) = (driver()?, corpus());
+        let line = format!("{TRAIN} --device cuda --model_dir m");
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+        let wrong: [Case; 4] = [
+            (&[("INTERPRETED_CUDA_DRIVER", "11020")], &["driver is too old", "CUDA 11.2", "11.4", "--device cpu"]),
+            (&[("INTERPRETED_CUDA_CAPABILITY", "6.1")], &["compute capability 6.1", "7.0 or newer"]),
+            (&[("INTERPRETED_CUDA_MEMORY", "268500000")], &["a batch of 4 sequences needs", "free on cuda:0", "fit"]),
+            (&[("INTERPRETED_CUDA_CAPABILITY", "7.0")], &["compute capability 8.0", "7.0", "use_bfloat16"]),
+        ];
+        for (env, parts) in wrong {
+            let flag = if parts[0].ends_with("8.0") { "--use_bfloat16" } else { "" };
+            let out = xlnet(dir.path(), driver.path(), &format!("{line} {flag}"), env)?;
+            let told = text(&out.stderr);
+            ensure!(out.status.code() == Some(1) && told.trim_end().lines().count() == 1, "{env:?}: {told}");
+            for part in parts {
+                ensure!(told.contains(part), "{env:?}: no {part:?} in {told}");
+            }
+        }
+        let nothing = tempfile::tempdir()?;
+        let out = xlnet(dir.path(), nothing.path(), &line, &[])?;
+        ensure!(text(&out.stderr).contains("needs an NVIDIA driver"), "{}", text(&out.stderr));
+        let out = xlnet(dir.path(), driver.path(), "doctor", &[])?;
+        let told = text(&out.stdout);
+        ensure!(
+            told.contains("cuda:0   PTX interpreter, compute capability 8.0") && told.contains("auto means cuda:0"),
+            "{told}"
+        );
+        Ok(())
+    }
+
+    /// The driver's own checks stand behind the same command that users have.
+    #[test]
+    fn a_card_compiles_every_kernel() -> Result<()> {
+        let (driver, dir) = (driver()?, tempfile::tempdir()?);
+        let out = xlnet(dir.path(), driver.path(), "kernels check --device cuda", &[])?;
+        let told = text(&out.stdout);
+        ensure!(
+            out.status.success() && told.contains("variants compile on cuda:0, 0 are"),
+            "{told} {}",
+            text(&out.stderr)
+        );
+        Ok(())
+    }
+}
+
+/// Figures that no change may make worse unseen: slices that are read and written without bank conflicts.
+#[test]
+fn matrix_units_meet_no_bank_twice() -> Result<()> {
+    for dtype in [DType::Bf16, DType::F16] {
+        for (trans_a, trans_b) in [(false, true), (false, false), (true, false), (true, true)] {
+            let (m, n, k) = (128, 64, 96);
+            let mut b = Builder::new(DType::F32);
+            let mut half = |name: &str, shape: [usize; 2]| b.tensor(name, shape, dtype, Role::Input);
+            let left = half("a", if trans_a { [k, m] } else { [m, k] });
+            let right = half("b", if trans_b { [n, k] } else { [k, n] });
+            let out = Target::set(b.output("out", [m, n]));
+            b.push(MatMul { a: left, b: right, bias: None, out, m, n, k, trans_a, trans_b })?;
+            let mut exec = Interpreter::open(Schedule::Ascending, Arc::new(b.finish()?))?;
+            exec.run(0..1)?;
+            let report = exec.driver().report();
+            let products = (m * n * k / (16 * 8 * 16)) as u64;
+            ensure!(report.issued_of("mma.sync") == products, "{report}");
+            ensure!(report.bank_conflicts == 0, "{dtype} {trans_a} {trans_b}: {report}");
+        }
+    }
     Ok(())
 }

@@ -14,7 +14,8 @@ fn module(rendered: &Rendered) -> naga::Module {
     let Rendered { label, text, .. } = rendered;
     let parsed = naga::front::wgsl::parse_str(text);
     let module = parsed.unwrap_or_else(|error| panic!("{label}: {}", error.emit_to_string_with_path(text, label)));
-    let capabilities = naga::valid::Capabilities::SHADER_FLOAT16 | naga::valid::Capabilities::SUBGROUP;
+    use naga::valid::Capabilities;
+    let capabilities = Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP | Capabilities::COOPERATIVE_MATRIX;
     let valid = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities).validate(&module);
     valid.unwrap_or_else(|error| panic!("{label}: {}", error.emit_to_string_with_path(text, label)));
     module

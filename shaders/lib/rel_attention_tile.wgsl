@@ -1,38 +1,57 @@
-// Scores of a tile of 8 rows and 64 keys, an invocation a key; needs q_content (and q_position) in work group memory.
+// Tiles of 32 rows and 32 keys in work groups of 64. Invocation (y, x) = (lane / 8, lane % 8) owns rows y + 8 a and keys
+// x + 8 b, a and b from 0 to 3: neighbours touch neighbours in work group memory, and its 16 pairs need 7 rows of r, since
+// row i and key j need row start(0) - i + j of a content stream. Heads go through work group memory 16 columns at a time.
+
+//% for x in loaded
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn ${x}_4(first: u32, c: u32) -> vec4f {
+//% if vec
+  if c < p.d {
+    return vec4f(${x}[(at.${x} + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+//% else
+  var value = vec4f(0.0);
+  for (var i = 0u; i < 4u && c + i < p.d; i++) {
+    value[i] = f32(${x}[at.${x} + first + c + i]);
+  }
+  return value;
+//% endif
+}
+//% endfor
+
+//% for x in stored
+fn store_${x}(first: u32, c: u32, value: vec4f) {
+//% if vec
+  if c < p.d {
+    ${x}[(at.${x} + first + c) / 4u] = vec4<T>(value);
+  }
+//% else
+  for (var i = 0u; i < 4u && c + i < p.d; i++) {
+    ${x}[at.${x} + first + c + i] = T(value[i]);
+  }
+//% endif
+}
+//% endfor
+
+var<workgroup> row_start: array<u32, 32>; // row of r that belongs to key 0; PADDED: there is no such row
+
+// Finds the rows m0 to m0 + 31; a barrier must follow.
+fn find_rows(b: u32, m0: u32, lane: u32) {
+  if lane < 32u {
+    var start = PADDED;
+    if m0 + lane < p.rows {
+      start = work[at.work + p.starts + b * p.rows + m0 + lane];
+    }
+    row_start[lane] = start;
+  }
+}
 
 // First word of the bits of row m.
 fn bits_of(b: u32, m: u32) -> u32 {
-  return at.work + p.hidden + (b * p.rows + m) * 2u * ((p.keys + 31u) / 32u);
+  return at.work + p.hidden + (b * p.rows + min(m, p.rows - 1u)) * 2u * ((p.keys + 31u) / 32u);
 }
-fn is_hidden(bits: u32, j: u32) -> bool {
-  return ((work[bits + j / 32u] >> (j % 32u)) & 1u) == 1u;
-}
-fn is_other(bits: u32, j: u32) -> bool {
-  return ((work[bits + (p.keys + 31u) / 32u + j / 32u] >> (j % 32u)) & 1u) == 1u;
-}
-// Scaled score of row m and key j, the dot products given.
-fn score(products: f32, b: u32, h: u32, m: u32, j: u32) -> f32 {
-  let bits = bits_of(b, m);
-  if is_hidden(bits, j) {
-    return HIDDEN;
-  }
-  var s = products * p.scale;
-  if p.segments == 1u {
-    let term = at.work + p.scores + ((b * p.heads + h) * p.rows + m) * 2u;
-    s += bitcast<f32>(work[term + select(0u, 1u, is_other(bits, j))]);
-  }
-  return s;
-}
-// Probability of a score, from the logarithm of the row's denominator. Where all keys are hidden that is the hidden
-// score itself, in which the number of keys is lost.
-fn probability(s: f32, lse: f32) -> f32 {
-  return select(exp_f32(s - lse), 1.0 / f32(p.keys), lse < 0.5 * HIDDEN);
-}
-// The 8 decisions on keys 8 block to 8 block + 7 of row m.
-fn decisions(block: u32, m: u32, b: u32, h: u32) -> vec4u {
-  return philox(vec4u(block, m, b * p.heads + h, p.site), vec2u(key[at.key], key[at.key + 1u]));
-}
-// Factor of the probability of key j.
-fn factor(words: vec4u, j: u32) -> f32 {
-  return select(0.0, p.keep, keeps(words, j % 8u, p.threshold));
+// Bits of keys j0 to j0 + 31 of a row: of another segment.
+fn others_of(b: u32, m: u32, j0: u32) -> u32 {
+  return work[bits_of(b, m) + (p.keys + 31u) / 32u + j0 / 32u];
 }

@@ -3,6 +3,7 @@
 //! grids; what differs is in [`Caps`].
 
 mod elementwise;
+mod fused;
 mod layer_norm;
 mod loss;
 mod matmul;
@@ -10,6 +11,8 @@ mod movement;
 mod rel_attention;
 
 use bytemuck::bytes_of;
+
+pub use fused::{Fused, fuse};
 
 use crate::kernel::params::Params;
 use crate::kernel::{Language, Variant};
@@ -29,6 +32,8 @@ pub struct Caps {
     pub f16: bool,
     /// Least and greatest subgroup size, where there are subgroup operations.
     pub subgroups: Option<(u32, u32)>,
+    /// Sizes of cooperative matrices that kernels may use: for sums in f32 of products of f32, of f16.
+    pub cooperative: [Option<u32>; 2],
     /// Time stamps of compute passes.
     pub timestamps: bool,
     /// Most bytes of one storage binding.
@@ -53,6 +58,7 @@ impl Default for Caps {
             capability: (0, 0),
             f16: true,
             subgroups: None,
+            cooperative: [None; 2],
             timestamps: false,
             binding_bytes: 1 << 30,
             buffer_bytes: 1 << 30,
@@ -112,8 +118,8 @@ pub struct Context<'a> {
     pub place: String,
 }
 
-/// Bytes of scratch that `op` needs.
-pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
+/// Bytes of scratch that `op` needs for kernels in `language`.
+pub fn workspace_bytes(language: Language, op: &Op, program: &Program) -> usize {
     let len = |id: TensorId| program.tensor(id).shape.len();
     let rows = |id: TensorId, d: TensorId| len(id) / len(d).max(1);
     match op {
@@ -125,9 +131,16 @@ pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
         Op::LayerNormGrad(op) => layer_norm::layer_norm_grad_workspace(rows(op.dout, op.gamma), len(op.gamma)),
         Op::SoftmaxCrossEntropy(op) => loss::row_loss_workspace(len(op.labels)),
         Op::ElementLoss(op) => loss::row_loss_workspace(len(op.x)),
-        Op::SquareNorm(op) => loss::square_norm_workspace(len(op.x)),
-        Op::RelAttention(op) => rel_attention::forward_workspace(op),
-        Op::RelAttentionGrad(op) => rel_attention::backward_workspace(op),
+        Op::SquareNorm(_) => {
+            // Neighbours share a launch, which needs the scratch of all.
+            let all = program.steps.iter().filter_map(|step| match &step.op {
+                Op::SquareNorm(op) => Some(len(op.x).next_multiple_of(ALIGNMENT)),
+                _ => None,
+            });
+            loss::square_norm_workspace(all.sum())
+        }
+        Op::RelAttention(op) => rel_attention::forward_workspace(language, op),
+        Op::RelAttentionGrad(op) => rel_attention::backward_workspace(language, op),
         _ => 0,
     }
 }
@@ -139,6 +152,7 @@ pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
 pub fn lower(op: &Op, c: &Context) -> Result<Vec<Launch>> {
     match op {
         Op::Fill(op) => movement::fill(op, c),
+        Op::Cast(op) => movement::cast(op, c),
         Op::CopyBlocks(op) => movement::copy_blocks(op, c),
         Op::GatherRows(op) => movement::gather_rows(op, c),
         Op::GatherRowsGrad(op) => movement::gather_rows_grad(op, c),
@@ -160,10 +174,6 @@ pub fn lower(op: &Op, c: &Context) -> Result<Vec<Launch>> {
         Op::ElementLoss(op) => loss::element_loss(op, c),
         Op::SquareNorm(op) => loss::square_norm(op, c),
         Op::Adam(op) => elementwise::adam(op, c),
-        Op::RelAttention(_) | Op::RelAttentionGrad(_) if c.caps.language == Language::Ptx => {
-            let name = op.name();
-            Err(Error::device(format!("{name} has no PTX kernel yet; run this program on --device cpu")))
-        }
         Op::RelAttention(op) => rel_attention::forward(op, c),
         Op::RelAttentionGrad(op) => rel_attention::backward(op, c),
     }
@@ -173,6 +183,13 @@ impl Context<'_> {
     /// Description of a tensor.
     pub fn desc(&self, id: TensorId) -> &TensorDesc {
         &self.tensors[id.index()]
+    }
+    /// Adds what WGSL kernels with sums over a work group ask: whether there are subgroups.
+    pub fn reducing(&self, variant: Variant) -> Variant {
+        match self.caps.language {
+            Language::Wgsl => variant.flag("subgroups", self.caps.subgroups.is_some()),
+            Language::Ptx => variant,
+        }
     }
     /// Elements of a tensor.
     pub fn len(&self, id: TensorId) -> usize {
@@ -189,9 +206,9 @@ impl Context<'_> {
     pub fn dtype(&self, id: TensorId) -> Result<&'static str> {
         let place = &self.place;
         match self.desc(id).dtype {
-            DType::F16 | DType::Bf16 if self.caps.language == Language::Ptx => {
-                Err(Error::device(format!("{place}: the PTX kernels are for f32 so far; build the program in f32")))
-            }
+            DType::F16 | DType::Bf16 if self.caps.language == Language::Ptx => Err(Error::device(format!(
+                "{place}: half precision is for operands of products so far; build the program in f32"
+            ))),
             DType::F32 => Ok("f32"),
             DType::I32 => Ok("i32"),
             DType::U32 => Ok("u32"),
@@ -203,6 +220,26 @@ impl Context<'_> {
                 "{place}: {} has no {other}; build the program in f32, or in f16 where the adapter has it",
                 self.caps.language
             ))),
+        }
+    }
+    /// Template value of the half precision of a tensor, for kernels that take nothing else.
+    ///
+    /// # Errors
+    /// When this device has no such kernels.
+    pub fn half(&self, id: TensorId) -> Result<&'static str> {
+        let (place, dtype) = (&self.place, self.desc(id).dtype);
+        let (major, minor) = self.caps.capability;
+        match dtype {
+            _ if self.caps.language != Language::Ptx => Err(Error::device(format!(
+                "{place}: {} has no products of {dtype}; build the program without use_bfloat16",
+                self.caps.language
+            ))),
+            _ if major < 8 => Err(Error::device(format!(
+                "{place}: products of {dtype} need compute capability 8.0 (A100, RTX 30) or newer, this card has \
+                 {major}.{minor}; build the program without use_bfloat16"
+            ))),
+            DType::F16 => Ok("f16"),
+            _ => Ok("bf16"),
         }
     }
     /// One launch. `buffers` follows the template's header; operands that the op leaves out are `None`.

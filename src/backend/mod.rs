@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytemuck::Pod;
+use half::{bf16, f16};
 
 use crate::op::Op;
 use crate::program::{Plan, Program};
@@ -116,7 +117,8 @@ impl Device {
         match self {
             #[cfg(feature = "wgpu")]
             Device::Wgpu(_) => {
-                let workspace = |op: &Op| wgpu::workspace_bytes(op, program);
+                use crate::kernel::Language;
+                let workspace = |op: &Op| lower::workspace_bytes(Language::Wgsl, op, program);
                 Ok(Plan::in_chunks(program, &workspace, wgpu::CHUNK_BYTES))
             }
             #[cfg(feature = "cuda")]
@@ -274,8 +276,8 @@ impl dyn Executor + '_ {
     /// When the length differs or the tensor holds integers.
     pub fn upload_f32(&mut self, id: TensorId, data: &[f32]) -> Result<()> {
         match self.program().tensor(id).dtype {
-            DType::F64 => self.upload(id, DType::F64, &data.iter().map(|&x| f64::from(x)).collect::<Vec<_>>()),
-            _ => self.upload(id, DType::F32, data),
+            DType::F32 => self.upload(id, DType::F32, data),
+            _ => self.upload_f64(id, &data.iter().map(|&x| f64::from(x)).collect::<Vec<_>>()),
         }
     }
     /// Writes double-precision numbers, converted to the tensor's type.
@@ -285,6 +287,8 @@ impl dyn Executor + '_ {
     pub fn upload_f64(&mut self, id: TensorId, data: &[f64]) -> Result<()> {
         match self.program().tensor(id).dtype {
             DType::F64 => self.upload(id, DType::F64, data),
+            DType::F16 => self.upload(id, DType::F16, &data.iter().map(|&x| f16::from_f64(x)).collect::<Vec<_>>()),
+            DType::Bf16 => self.upload(id, DType::Bf16, &data.iter().map(|&x| bf16::from_f64(x)).collect::<Vec<_>>()),
             _ => self.upload(id, DType::F32, &data.iter().map(|&x| x as f32).collect::<Vec<_>>()),
         }
     }
@@ -294,8 +298,8 @@ impl dyn Executor + '_ {
     /// When the tensor holds integers.
     pub fn download_f32(&mut self, id: TensorId) -> Result<Vec<f32>> {
         Ok(match self.program().tensor(id).dtype {
-            DType::F64 => self.download_f64(id)?.into_iter().map(|x| x as f32).collect(),
-            _ => self.download(id, DType::F32)?,
+            DType::F32 => self.download(id, DType::F32)?,
+            _ => self.download_f64(id)?.into_iter().map(|x| x as f32).collect(),
         })
     }
     /// Reads floating-point numbers in double precision.
@@ -305,7 +309,9 @@ impl dyn Executor + '_ {
     pub fn download_f64(&mut self, id: TensorId) -> Result<Vec<f64>> {
         Ok(match self.program().tensor(id).dtype {
             DType::F64 => self.download(id, DType::F64)?,
-            _ => self.download_f32(id)?.into_iter().map(f64::from).collect(),
+            DType::F16 => self.download::<f16>(id, DType::F16)?.into_iter().map(f64::from).collect(),
+            DType::Bf16 => self.download::<bf16>(id, DType::Bf16)?.into_iter().map(f64::from).collect(),
+            _ => self.download::<f32>(id, DType::F32)?.into_iter().map(f64::from).collect(),
         })
     }
     fn download<T: Pod>(&mut self, id: TensorId, dtype: DType) -> Result<Vec<T>> {

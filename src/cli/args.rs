@@ -123,6 +123,9 @@ pub struct BenchArgs {
     /// Dropout; as in training when absent.
     #[arg(long, value_name = "X")]
     pub dropout: Option<f32>,
+    /// Operands of products in bfloat16, as with --use_bfloat16 of pretrain and finetune.
+    #[arg(long)]
+    pub bf16: bool,
     /// Steps that are measured; the median counts.
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub steps: usize,
@@ -419,6 +422,9 @@ pub struct ShapeArgs {
     /// What the backward pass computes again to save memory.
     #[arg(long, value_enum, default_value_t = Recomputation::None)]
     pub recompute: Recomputation,
+    /// Operands of products in bfloat16, as with --use_bfloat16 of pretrain and finetune.
+    #[arg(long)]
+    pub bf16: bool,
     /// Micro-batches of an update.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub accumulate: usize,
@@ -484,7 +490,7 @@ pub struct KernelsCheckArgs {
     /// A label or its beginning; all when absent.
     #[arg(default_value = "", value_name = "LABEL")]
     pub label: String,
-    /// The adapter that compiles: wgpu[:n]; without it variants are only rendered.
+    /// The device that compiles: wgpu[:n] or cuda[:n]; without it variants are only rendered.
     #[arg(long, default_value_t = Device::Cpu, value_name = "DEVICE")]
     pub device: Device,
 }

@@ -64,6 +64,7 @@ pub fn options(task: Task, shape: &ShapeArgs, batch: usize) -> Result<StepOption
         query: if pretrain { QueryKind::Targets(targets) } else { QueryKind::None },
         dropout,
         dropatt: dropout,
+        bf16: shape.bf16,
         recompute: match shape.recompute {
             Recomputation::None => Recompute::None,
             Recomputation::Layer => Recompute::Layer,

@@ -134,6 +134,11 @@ params! {
         /// Blocks that have work.
         pieces: u32,
     }
+    /// Of `cast`.
+    "cast" Cast {
+        /// Elements.
+        n: u32,
+    }
     /// Of `column_sum`.
     "column_sum" ColumnSum {
         /// Rows.
@@ -204,7 +209,7 @@ params! {
         block: u32,
     }
     /// Of `matmul`.
-    "matmul" Matmul {
+    "matmul" "matmul_cooperative" "matmul_half" Matmul {
         /// Rows of the result.
         m: u32,
         /// Columns of the result.
@@ -248,7 +253,9 @@ params! {
         ratio_low: u32,
     }
     /// Of the kernels of relative attention; `work` is the op's scratch. Offsets are in words of 4 bytes.
-    "rel_attention" "rel_attention_grad" "rel_attention_grad_keys" "rel_attention_grad_positions" "rel_attention_rows"
+    "rel_attention" "rel_attention_grad" "rel_attention_grad_deltas" "rel_attention_grad_keys" "rel_attention_grad_rows"
+    "rel_attention_grad_positions" "rel_attention_mma" "rel_attention_mma_deltas" "rel_attention_mma_grad"
+    "rel_attention_mma_grad_keys" "rel_attention_mma_grad_positions" "rel_attention_rows"
     "rel_attention_segments" RelAttention {
         /// B.
         batch: u32,
@@ -300,6 +307,18 @@ params! {
         column_sums: u32,
         /// `[G, H, P]` f32: sum of ds over the pairs of a row of r.
         position_sums: u32,
+        /// First batch row of the slab, the part of the batch and of its rows whose ds is in scratch.
+        first_batch: u32,
+        /// Batch rows of the slab.
+        batches: u32,
+        /// First row of the slab.
+        first_row: u32,
+        /// Rows of the slab, a multiple of 32.
+        slab_rows: u32,
+        /// `[batches, H, slab_rows, 32 ceil(N/32)]` f32: ds.
+        slab: u32,
+        /// `[batches, H, slab_rows, ceil(N/32)]` f32: sum of p over 32 keys, those of another segment.
+        others: u32,
     }
     /// Of `rel_attention_grad_bias`.
     "rel_attention_grad_bias" RelAttentionGradBias {

@@ -98,15 +98,22 @@ fn load(language: Language) -> Result<Environment<'static>> {
 fn check_keys(environment: &Environment, language: Language, template: &str) -> Result<()> {
     let file = format!("{template}.{}", language.extension());
     let mut used = BTreeSet::new();
+    // What a template sets, the files that it includes may use.
+    let mut set = BTreeSet::from(["range".to_owned()]);
     let mut files = vec![file.clone()];
     while let Some(name) = files.pop() {
         let parsed = environment.get_template(&name).map_err(|error| broken(language, &error))?;
         used.extend(parsed.undeclared_variables(false));
         let statements = parsed.source().lines().filter_map(|line| line.trim().strip_prefix("//%"));
-        let includes = statements.filter_map(|line| line.trim().strip_prefix("include"));
-        files.extend(includes.map(|name| name.trim().trim_matches('"').to_owned()));
+        for statement in statements.map(str::trim) {
+            if let Some(name) = statement.strip_prefix("include ") {
+                files.push(name.trim().trim_matches('"').to_owned());
+            } else if let Some((name, _)) = statement.strip_prefix("set ").and_then(|rest| rest.split_once('=')) {
+                set.insert(name.trim().to_owned());
+            }
+        }
     }
-    used.remove("range");
+    used.retain(|name| !set.contains(name));
     let declared: BTreeSet<String> =
         Header::of(language, template)?.keys.iter().map(|key| key.name.to_owned()).collect();
     let wrong = |what: &str, keys: Vec<&String>| {

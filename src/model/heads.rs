@@ -49,7 +49,8 @@ impl LmHead {
         let linear = self.linear(b);
         let (m, n, k) = (b.shape(x).len() / linear.inputs, linear.outputs, linear.inputs);
         let out = Target::set(out);
-        b.push(MatMul { a: x, b: linear.weight, bias: linear.bias, out, m, n, k, trans_a: false, trans_b: true })
+        let (x, weight) = (b.operand(x)?, b.operand(linear.weight)?);
+        b.push(MatMul { a: x, b: weight, bias: linear.bias, out, m, n, k, trans_a: false, trans_b: true })
     }
     /// Pushes the loss in chunks of rows, so that the logits of a big vocabulary never exist whole; with `dx` also all
     /// gradients: of the rows (overwritten), the embedding and the bias.

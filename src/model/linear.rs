@@ -34,9 +34,10 @@ impl Linear {
     pub fn forward(&self, b: &mut Builder, name: &str, x: TensorId) -> Result<TensorId> {
         let rows = b.shape(x).len() / self.inputs;
         let y = b.activation(name, [rows, self.outputs]); // [R, outputs]
+        let (x, weight) = (b.operand(x)?, b.operand(self.weight)?);
         b.push(MatMul {
             a: x,
-            b: self.weight,
+            b: weight,
             bias: self.bias,
             out: Target::set(y),
             m: rows,
@@ -56,6 +57,7 @@ impl Linear {
                 Layout::OutIn => (dy, x, self.outputs, self.inputs),
                 Layout::InOut => (x, dy, self.inputs, self.outputs),
             };
+            let (left, right) = (b.operand(left)?, b.operand(right)?);
             b.push(MatMul { a: left, b: right, bias: None, out, m, n, k: rows, trans_a: true, trans_b: false })?;
         }
         if let Some(bias) = self.bias
@@ -69,9 +71,10 @@ impl Linear {
     /// Pushes `dx (=|+=) dy W^T`.
     pub fn backward_input(&self, b: &mut Builder, dy: TensorId, dx: Target) -> Result<()> {
         let rows = b.shape(dy).len() / self.outputs;
+        let (dy, weight) = (b.operand(dy)?, b.operand(self.weight)?);
         b.push(MatMul {
             a: dy,
-            b: self.weight,
+            b: weight,
             bias: None,
             out: dx,
             m: rows,

@@ -106,6 +106,8 @@ pub struct TransformerOptions {
     pub recompute: Recompute,
     /// Layers below this one, and the embeddings, are not trained.
     pub frozen_layers: usize,
+    /// Operands of products are rounded to bf16; sums, weights and everything else stay f32.
+    pub bf16: bool,
     /// Epsilon of layer norms.
     pub layer_norm_eps: f32,
     /// The hidden states of the content stream are wanted at the end although there is a query stream.
@@ -136,6 +138,7 @@ impl Default for TransformerOptions {
             position_dropout: PositionDropout::Shared,
             recompute: Recompute::None,
             frozen_layers: 0,
+            bf16: false,
             layer_norm_eps: LAYER_NORM_EPS,
             content_output: false,
             forget_padding: false,

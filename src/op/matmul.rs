@@ -5,6 +5,8 @@ use crate::Result;
 use crate::tensor::TensorId;
 
 /// `out (=|+=) op(a) op(b) + bias`, where op transposes on request.
+///
+/// `a` and `b` may be in half precision, both in the same; bias, sums and result are in the program's type all the same.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatMul {
     /// Left operand.
@@ -49,6 +51,9 @@ impl Operation for MatMul {
     fn check(&self, t: &Tensors) -> Result<()> {
         t.expect_float("a", self.a)?;
         t.expect_float("b", self.b)?;
+        let [a, b, out] = [self.a, self.b, self.out.id].map(|id| t.get(id).dtype);
+        t.expect("b", a == b, a, b)?;
+        t.expect("out", !out.is_half() && (a.is_half() || a == out), "the program's type", out)?;
         t.expect_len("a", self.a, self.m * self.k)?;
         t.expect_len("b", self.b, self.k * self.n)?;
         t.expect_len("out", self.out.id, self.m * self.n)?;

@@ -26,7 +26,7 @@ pub use layer_norm::{LayerNorm, LayerNormGrad};
 pub use loss::{ElementLoss, ElementLossKind, Softmax, SoftmaxCrossEntropy, SoftmaxGrad};
 pub use matmul::{ColumnSum, MatMul};
 pub use movement::{
-    CopyBlocks, Fill, GatherRows, GatherRowsGrad, MixRows, MixRowsGrad, WeightedRows, WeightedRowsGrad,
+    Cast, CopyBlocks, Fill, GatherRows, GatherRowsGrad, MixRows, MixRowsGrad, WeightedRows, WeightedRowsGrad,
 };
 pub use optimizer::{Adam, SquareNorm};
 pub use position::{Groups, PositionEncoding};
@@ -243,7 +243,7 @@ impl Op {
 }
 
 op_table! {
-    Fill CopyBlocks
+    Fill CopyBlocks Cast
     GatherRows GatherRowsGrad MixRows MixRowsGrad WeightedRows WeightedRowsGrad
     PositionEncoding Dropout
     MatMul ColumnSum

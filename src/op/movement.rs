@@ -126,6 +126,34 @@ impl Operation for Fill {
     }
 }
 
+/// `out = src`, rounded to the element type of `out`, ties to even: operands of products in half precision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cast {
+    /// Source.
+    pub src: TensorId, // [n] f32 or f64
+    /// Copy.
+    pub out: TensorId, // [n] bf16 or f16
+}
+
+impl Operation for Cast {
+    const NAME: &'static str = "cast";
+    fn reads(&self) -> Vec<TensorId> {
+        vec![self.src]
+    }
+    fn writes(&self) -> Vec<Target> {
+        vec![Target::set(self.out)]
+    }
+    fn check(&self, t: &Tensors) -> Result<()> {
+        let (from, to) = (t.get(self.src).dtype, t.get(self.out).dtype);
+        t.expect("src", matches!(from, DType::F32 | DType::F64), "f32 or f64", from)?;
+        t.expect("out", to.is_half(), "bf16 or f16", to)?;
+        t.expect_len("out", self.out, t.shape(self.src).len())
+    }
+    fn flops(&self, _: &Tensors) -> u64 {
+        0
+    }
+}
+
 impl Operation for CopyBlocks {
     const NAME: &'static str = "copy_blocks";
     fn reads(&self) -> Vec<TensorId> {

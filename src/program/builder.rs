@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Phase, Program, Step};
-use crate::op::{Op, Target, Write};
+use crate::op::{Cast, Op, Target, Write};
 use crate::tensor::{DType, Role, Shape, TensorDesc, TensorId, View};
 use crate::{Error, Result};
 
@@ -15,13 +15,27 @@ pub struct Builder {
     /// Gradient of each trained parameter, and whether a gradient op has written it yet.
     grads: HashMap<TensorId, (TensorId, bool)>,
     written: Vec<bool>,
+    /// How often each tensor has been written, by owner of the bytes.
+    versions: Vec<u32>,
+    /// Element type of operands of products, where it is another one than the program's.
+    products: Option<DType>,
+    /// Operands that were rounded: owner, offset, length and version of what they are copies of.
+    operands: HashMap<(TensorId, usize, usize, u32), TensorId>,
 }
 
 impl Builder {
     /// An empty program whose floating-point tensors are of type `float`.
     pub fn new(float: DType) -> Self {
         let program = Program { tensors: vec![], steps: vec![], scopes: vec![String::new()], phases: vec![], float };
-        Builder { program, scope: vec![], grads: HashMap::new(), written: vec![] }
+        Builder {
+            program,
+            scope: vec![],
+            grads: HashMap::new(),
+            written: vec![],
+            versions: vec![],
+            products: None,
+            operands: HashMap::new(),
+        }
     }
 
     /// Number of tensors so far.
@@ -40,6 +54,7 @@ impl Builder {
     fn add(&mut self, desc: TensorDesc) -> TensorId {
         let id = TensorId(self.program.tensors.len() as u32);
         self.written.push(!matches!(desc.role, Role::Activation | Role::Output | Role::Grad));
+        self.versions.push(0);
         self.program.tensors.push(desc);
         id
     }
@@ -159,6 +174,7 @@ impl Builder {
             }
             let base = self.program.base(target.id).0;
             self.written[base.index()] = true;
+            self.versions[base.index()] += 1;
         }
         if self.program.phases.is_empty() {
             self.phase("run");
@@ -182,6 +198,30 @@ impl Builder {
         }
         let name = &self.desc(id).name;
         Err(Error::plan(format!("{op} in {scope} reads {name}, which no earlier op writes")))
+    }
+
+    /// From here on operands of products are rounded to `dtype`, half precision; everything else stays as it is.
+    pub fn set_products(&mut self, dtype: DType) {
+        self.products = Some(dtype);
+    }
+    /// `x` as the operand of a product: `x` itself, or its copy in the type that [`Self::set_products`] chose. A copy is
+    /// made once for all products that see the same values.
+    ///
+    /// # Errors
+    /// Those of [`Self::push`].
+    pub fn operand(&mut self, x: TensorId) -> Result<TensorId> {
+        let Some(dtype) = self.products.filter(|_| !self.desc(x).dtype.is_half()) else { return Ok(x) };
+        let (base, offset) = self.program.base(x);
+        let shape = self.shape(x);
+        let key = (base, offset, shape.len(), self.versions[base.index()]);
+        if let Some(&copy) = self.operands.get(&key) {
+            return Ok(copy);
+        }
+        let name = format!("{}.{dtype}", self.desc(x).name);
+        let copy = self.tensor(name, shape, dtype, Role::Activation);
+        self.push(Cast { src: x, out: copy })?;
+        self.operands.insert(key, copy);
+        Ok(copy)
     }
 
     /// Declares that `param` is trained: it gets a gradient, and the backward pass must write it.

@@ -73,7 +73,10 @@ impl Plan {
             lower_bound: 0,
         };
         let mut requests = vec![];
-        for (id, desc) in program.iter().filter(|(_, desc)| desc.view.is_none()) {
+        let classes = update_classes(program);
+        let mut ordered: Vec<_> = program.iter().filter(|(_, desc)| desc.view.is_none()).collect();
+        ordered.sort_by_key(|(id, _)| classes[id.index()]);
+        for (id, desc) in ordered {
             let bytes = desc.bytes();
             if desc.role.is_persistent() {
                 let arena = &mut plan.arenas[desc.role as usize];
@@ -199,6 +202,27 @@ fn lives(program: &Program) -> Vec<Option<(usize, usize)>> {
         }
     }
     lives
+}
+
+/// Order of persistent tensors within their arena. Parameters that the optimiser treats alike lie side by side, and so do
+/// their gradients, their first and their second moments, so that a backend can update all of them at once.
+fn update_classes(program: &Program) -> Vec<usize> {
+    let (mut settings, mut classes) = (vec![], vec![0; program.tensors.len()]);
+    let updates = || program.steps.iter().filter_map(|step| if let Op::Adam(op) = &step.op { Some(op) } else { None });
+    let of = |op: &crate::op::Adam| (op.decays, op.grad_scale.to_bits(), op.lr_scale.to_bits());
+    updates().map(of).for_each(|setting| {
+        if !settings.contains(&setting) {
+            settings.push(setting);
+        }
+    });
+    for op in updates() {
+        let class = settings.iter().position(|setting| *setting == of(op)).unwrap_or_default() + 1;
+        for id in [op.param, op.grad, op.m] {
+            classes[id.index()] = class;
+        }
+        classes[op.v.index()] = settings.len() + class;
+    }
+    classes
 }
 
 /// Most bytes requested by one op's neighbourhood.

@@ -186,6 +186,9 @@ config_keys! {
     predict_ckpt: Option<PathBuf> = None,
     /// `auto`, `cpu`, `cpu:reference`, `wgpu[:n]` or `cuda[:n]`.
     device: String = "auto".into(),
+    /// Rounds the operands of matrix products to bfloat16, with sums in 32 bits, for the matrix units of A100, RTX 30 and
+    /// newer cards; weights, statistics and everything else stay in 32 bits. The processor computes the same, slower.
+    use_bfloat16: bool = false,
     /// Runs op by op, slowly, and stops at the first one that writes a NaN or an infinity, with its name.
     check_finite: bool = false,
     /// Writes events for TensorBoard.
@@ -202,7 +205,6 @@ const DEAD_KEYS: &[DeadKey] = &[
     dead("num_passes", Kind::Text, "training repeats its examples as often as it needs"),
     dead("shuffle_buffer", Kind::Text, "all examples are shuffled"),
     dead("predict_batch_size", Kind::Text, "eval_batch_size counts for both"),
-    dead("use_bfloat16", Kind::Bool, "arithmetic is 32-bit"),
     dead("use_tpu", Kind::Bool, "there is no TPU backend; see device"),
     dead(
         "num_core_per_host",

@@ -556,6 +556,7 @@ fn step_options(config: &FinetuneConfig, setup: &Setup, length: usize) -> StepOp
         position_dropout: config.position_dropout,
         recompute: config.recompute,
         frozen_layers: config.frozen_layers,
+        bf16: config.use_bfloat16,
         layer_norm_eps: setup.layer_norm_eps,
         ..TransformerOptions::default()
     };

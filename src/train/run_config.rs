@@ -112,6 +112,9 @@ config_keys! {
 
     /// `auto`, `cpu`, `cpu:reference`, `wgpu[:n]` or `cuda[:n]`.
     device: String = "auto".into(),
+    /// Rounds the operands of matrix products to bfloat16, with sums in 32 bits, for the matrix units of A100, RTX 30 and
+    /// newer cards; weights, statistics and everything else stay in 32 bits. The processor computes the same, slower.
+    use_bfloat16: bool = false,
     /// Runs op by op, slowly, and stops at the first one that writes a NaN or an infinity, with its name.
     check_finite: bool = false,
     /// Of initial weights, permutations, file order and dropout.
@@ -158,7 +161,6 @@ pub const DEAD_KEYS: &[DeadKey] = &[
     dead("summary_type", Kind::Text, "pretraining has no sequence summary"),
     dead("same_length", Kind::Bool, "it has no effect on attention in both directions"),
     dead("track_mean", Kind::Bool, "the original never reads it"),
-    dead("use_bfloat16", Kind::Bool, "arithmetic is 32-bit"),
     dead("use_tpu", Kind::Bool, "there is no TPU backend; see device"),
     dead("num_hosts", Kind::Text, "ranks are counted by their launcher, mpirun or WORLD_SIZE"),
     dead("master", Kind::Text, "there is no TPU backend"),

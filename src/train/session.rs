@@ -1,12 +1,15 @@
 //! A step program on a device: uploads batches, runs phases, applies updates.
 
+use std::sync::Arc;
+
 use super::fit;
 use super::step::{OptimizerOptions, StepOptions, StepProgram};
 use crate::backend::{CheckFinite, Device, Executor};
 use crate::config::XlnetConfig;
 use crate::data::batch::Batch;
 use crate::op::philox;
-use crate::tensor::{DType, TensorId};
+use crate::program::Program;
+use crate::tensor::{DType, Role, TensorId};
 use crate::{Error, Result};
 
 /// What one update reports.
@@ -70,6 +73,27 @@ impl Session {
         let mut session = Session { step_program, options, exec, seed, step: 0, first_micro: 0 };
         session.upload_constants()?;
         Ok(session)
+    }
+    /// Goes on with another executor of the program, which `open` makes: parameters, optimiser, memories and inputs move
+    /// there.
+    ///
+    /// # Errors
+    /// Those of `open`, and when one of the two executors fails.
+    pub fn move_to(&mut self, open: impl FnOnce(Arc<Program>) -> Result<Box<dyn Executor>>) -> Result<()> {
+        let program = self.step_program.program.clone();
+        let mut exec = open(program.clone())?;
+        for (id, desc) in program.iter() {
+            let moves = matches!(desc.role, Role::Param | Role::OptState | Role::Memory | Role::Input);
+            let bytes = exec.plan().placement(id).bytes;
+            // A view moves with its base; what no op touches has no memory.
+            if moves && desc.view.is_none() && bytes == desc.bytes() {
+                let mut data = vec![0; bytes];
+                self.exec.read(id, &mut data)?;
+                exec.write(id, &data)?;
+            }
+        }
+        self.exec = exec;
+        Ok(())
     }
     /// The same session, but every op is run alone and what it writes is looked at: the first one that makes a NaN or an
     /// infinity ends the run with its name. Slow.

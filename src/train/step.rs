@@ -231,6 +231,9 @@ impl StepProgram {
         let (t, objective) = (&t, options.objective);
         let mut builder = Builder::new(options.float);
         let b = &mut builder;
+        if t.bf16 {
+            b.set_products(DType::Bf16);
+        }
         let params = TransformerParams::declare(b, config, t.query != QueryKind::None, t.segments);
         let head = declare_head(b, config, &params, objective);
         let all_params: Vec<TensorId> = (0..).map(TensorId).take(b.len()).collect();
@@ -336,24 +339,30 @@ impl Update {
                 ["m", "v"].map(|moment| b.tensor(format!("adam_{moment}/{name}"), shape, float, Role::OptState));
             trained.push(Trained { param, grad, m, v });
         }
+        let decay = |b: &Builder, t: &Trained| {
+            let name = &b.desc(t.param).name;
+            let layers = decay_layer(name).map_or(0, |layer| config.n_layer - 1 - layer);
+            (decays(name), layers)
+        };
+        // What is updated alike comes together, as in the plan: backends then need one launch for all of it.
+        let mut ordered = trained.clone();
+        ordered.sort_by_key(|t| decay(b, t));
         b.scoped("norm", |b| {
-            for (i, t) in trained.iter().enumerate() {
+            for (i, t) in ordered.iter().enumerate() {
                 let out = if i == 0 { Target::set(square_norm) } else { Target::add(square_norm) };
                 b.push(SquareNorm { x: t.grad, out })?;
             }
             Ok(())
         })?;
         b.scoped("adam", |b| {
-            for t in &trained {
-                let name = b.desc(t.param).name.clone();
-                let layers = decay_layer(&name).map_or(0, |layer| config.n_layer - 1 - layer);
+            for t in &ordered {
+                let (decays, layers) = decay(b, t);
                 let scale = o.lr_layer_decay_rate.powi(layers as i32);
                 let (grad_scale, lr_scale) = match o.layer_decay {
                     LayerDecay::Gradient => (scale, 1.0),
                     LayerDecay::LearningRate => (1.0, scale),
                 };
                 let &Trained { param, grad, m, v } = t;
-                let decays = decays(&name);
                 b.push(Adam { param, grad, m, v, square_norm, hyper, decays, grad_scale, lr_scale })?;
             }
             Ok(())

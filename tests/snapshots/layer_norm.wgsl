@@ -26,34 +26,42 @@ struct At { x: u32, residual: u32, key: u32, gamma: u32, beta: u32, out: u32, su
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
   return group.x + group.y * groups.x;
 }
-// Sum and maximum over a work group, by a tree whose shape depends on its size alone. All invocations must call them; all
-// get the result.
-var<workgroup> shared_sums: array<f32, 64>;
+// Sum and maximum over a work group. All invocations must call them; all get the result. The order depends on sizes alone:
+// a tree over the work group, or each subgroup in the hardware's own order and then subgroup by subgroup.
+struct Lanes {
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(subgroup_invocation_id) within: u32,
+  @builtin(num_subgroups) count: u32, // whatever their size
+}
+var<workgroup> shared_sums: array<f32, 64>; // one a subgroup
 
-fn group_sum(value: f32, lane: u32) -> f32 {
+fn group_sum(value: f32, lanes: Lanes) -> f32 {
+  let own = subgroupAdd(value);
   workgroupBarrier(); // the last reduction has been read
-  shared_sums[lane] = value;
-  for (var half = 64u / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if lane < half {
-      shared_sums[lane] += shared_sums[lane + half];
-    }
+  if lanes.within == 0u {
+    shared_sums[lanes.subgroup] = own;
   }
   workgroupBarrier();
-  return shared_sums[0];
+  var sum = shared_sums[0];
+  for (var i = 1u; i < lanes.count; i++) {
+    sum += shared_sums[i];
+  }
+  return sum;
 }
 
-fn group_max(value: f32, lane: u32) -> f32 {
+fn group_max(value: f32, lanes: Lanes) -> f32 {
+  let own = subgroupMax(value);
   workgroupBarrier();
-  shared_sums[lane] = value;
-  for (var half = 64u / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if lane < half {
-      shared_sums[lane] = max(shared_sums[lane], shared_sums[lane + half]);
-    }
+  if lanes.within == 0u {
+    shared_sums[lanes.subgroup] = own;
   }
   workgroupBarrier();
-  return shared_sums[0];
+  var largest = shared_sums[0];
+  for (var i = 1u; i < lanes.count; i++) {
+    largest = max(largest, shared_sums[i]);
+  }
+  return largest;
 }
 // Philox4x32-7, the bits of src/op/philox.rs: a block of four words is a function of counter and key alone.
 
@@ -119,8 +127,9 @@ fn element_block(i: u32, site: u32, key: vec2u) -> vec4u {
 fn layer_norm(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  lanes: Lanes,
 ) {
+  let lane = lanes.lane;
   let r = flat_group(group, groups);
   if r >= p.rows {
     return; // the whole work group
@@ -145,7 +154,7 @@ fn layer_norm(
       total += s;
     }
   }
-  let m = group_sum(total, lane) / f32(p.d);
+  let m = group_sum(total, lanes) / f32(p.d);
   var squares = 0.0;
   for (var first = lane * 8u; first < p.d; first += 512u) {
     for (var c = first; c < min(first + 8u, p.d); c++) {
@@ -153,7 +162,7 @@ fn layer_norm(
       squares = fma(e, e, squares);
     }
   }
-  let deviation = 1.0 / sqrt(group_sum(squares, lane) / f32(p.d) + p.eps);
+  let deviation = 1.0 / sqrt(group_sum(squares, lanes) / f32(p.d) + p.eps);
   for (var first = lane * 8u; first < p.d; first += 512u) {
     for (var c = first; c < min(first + 8u, p.d); c++) {
       let normed = (f32(sum[at.sum + row + c]) - m) * deviation;

@@ -23,34 +23,42 @@ struct At { dout: u32, sum: u32, mean: u32, rstd: u32, gamma: u32, dsum: u32, ke
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
   return group.x + group.y * groups.x;
 }
-// Sum and maximum over a work group, by a tree whose shape depends on its size alone. All invocations must call them; all
-// get the result.
-var<workgroup> shared_sums: array<f32, 64>;
+// Sum and maximum over a work group. All invocations must call them; all get the result. The order depends on sizes alone:
+// a tree over the work group, or each subgroup in the hardware's own order and then subgroup by subgroup.
+struct Lanes {
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(subgroup_invocation_id) within: u32,
+  @builtin(num_subgroups) count: u32, // whatever their size
+}
+var<workgroup> shared_sums: array<f32, 64>; // one a subgroup
 
-fn group_sum(value: f32, lane: u32) -> f32 {
+fn group_sum(value: f32, lanes: Lanes) -> f32 {
+  let own = subgroupAdd(value);
   workgroupBarrier(); // the last reduction has been read
-  shared_sums[lane] = value;
-  for (var half = 64u / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if lane < half {
-      shared_sums[lane] += shared_sums[lane + half];
-    }
+  if lanes.within == 0u {
+    shared_sums[lanes.subgroup] = own;
   }
   workgroupBarrier();
-  return shared_sums[0];
+  var sum = shared_sums[0];
+  for (var i = 1u; i < lanes.count; i++) {
+    sum += shared_sums[i];
+  }
+  return sum;
 }
 
-fn group_max(value: f32, lane: u32) -> f32 {
+fn group_max(value: f32, lanes: Lanes) -> f32 {
+  let own = subgroupMax(value);
   workgroupBarrier();
-  shared_sums[lane] = value;
-  for (var half = 64u / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if lane < half {
-      shared_sums[lane] = max(shared_sums[lane], shared_sums[lane + half]);
-    }
+  if lanes.within == 0u {
+    shared_sums[lanes.subgroup] = own;
   }
   workgroupBarrier();
-  return shared_sums[0];
+  var largest = shared_sums[0];
+  for (var i = 1u; i < lanes.count; i++) {
+    largest = max(largest, shared_sums[i]);
+  }
+  return largest;
 }
 // Philox4x32-7, the bits of src/op/philox.rs: a block of four words is a function of counter and key alone.
 
@@ -116,8 +124,9 @@ fn element_block(i: u32, site: u32, key: vec2u) -> vec4u {
 fn layer_norm_grad(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  lanes: Lanes,
 ) {
+  let lane = lanes.lane;
   let r = flat_group(group, groups);
   if r >= p.rows {
     return; // the whole work group
@@ -135,8 +144,8 @@ fn layer_norm_grad(
       product = fma(g, (f32(sum[at.sum + row + c]) - m) * deviation, product);
     }
   }
-  let mean_g = group_sum(total, lane) / f32(p.d);
-  let mean_gn = group_sum(product, lane) / f32(p.d);
+  let mean_g = group_sum(total, lanes) / f32(p.d);
+  let mean_gn = group_sum(product, lanes) / f32(p.d);
   let keys = vec2u(key[at.key], key[at.key + 1u]);
   var block = row / 8u;
   var words = element_block(block, p.site, keys);

@@ -16,7 +16,7 @@ alias Memory = vec4<T>;
 
 const TILE = 64u;
 const QUADS = 16u; // of a tile's side
-const LANES = 256u;
+const LANES = 128u;
 const DEPTH = 16u; // of a step along k
 
 var<workgroup> a_tile: array<vec4f, 256>; // [DEPTH, QUADS] of 4 rows of out
@@ -25,13 +25,13 @@ var<workgroup> b_tile: array<vec4f, 256>; // [DEPTH, QUADS] of 4 columns of out
 // The part of operand `x` that belongs to rows (columns) `first`.. of out and to `k0`.. goes to its tile. `size` is the
 // operand's dimension beside k; `along_k` says that k is the contiguous one.
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(128)
 fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let first_a = group.y * TILE;
   let first_b = group.x * TILE;
-  let row_quad = lane / QUADS;
+  let row_quad = lane / QUADS; // and 8 further on in the big tile
   let column_quad = lane % QUADS;
-  var sums: array<vec4f, 4>; // [4 rows] of 4 columns
+  var sums: array<vec4f, 8>; // [rows] of 4 columns
   for (var k0 = 0u; k0 < p.k; k0 += DEPTH) {
     workgroupBarrier(); // the last tiles have been read
   for (var s = lane; s < TILE * 4u; s += LANES) {
@@ -57,14 +57,28 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   }
 
     workgroupBarrier();
+    var block: array<vec4f, 8>; // short sums round less
     for (var k = 0u; k < DEPTH; k++) {
-      let left = a_tile[k * QUADS + row_quad];
       let right = b_tile[k * QUADS + column_quad];
-      sums[0] = fma(vec4f(left[0]), right, sums[0]);
-      sums[1] = fma(vec4f(left[1]), right, sums[1]);
-      sums[2] = fma(vec4f(left[2]), right, sums[2]);
-      sums[3] = fma(vec4f(left[3]), right, sums[3]);
+      let left0 = a_tile[k * QUADS + row_quad + 0u];
+      block[0] = fma(vec4f(left0[0]), right, block[0]);
+      block[1] = fma(vec4f(left0[1]), right, block[1]);
+      block[2] = fma(vec4f(left0[2]), right, block[2]);
+      block[3] = fma(vec4f(left0[3]), right, block[3]);
+      let left1 = a_tile[k * QUADS + row_quad + 8u];
+      block[4] = fma(vec4f(left1[0]), right, block[4]);
+      block[5] = fma(vec4f(left1[1]), right, block[5]);
+      block[6] = fma(vec4f(left1[2]), right, block[6]);
+      block[7] = fma(vec4f(left1[3]), right, block[7]);
     }
+    sums[0] += block[0];
+    sums[1] += block[1];
+    sums[2] += block[2];
+    sums[3] += block[3];
+    sums[4] += block[4];
+    sums[5] += block[5];
+    sums[6] += block[6];
+    sums[7] += block[7];
   }
   let column = first_b + column_quad * 4u;
   var shift = vec4f(0.0);
@@ -106,6 +120,46 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   {
     let row = first_a + row_quad * 4u + 3u;
     var value = sums[3];
+    value += shift;
+    if row < p.m && column < p.n {
+      let to = (at.out + row * p.n + column) / 4u;
+      value += vec4f(out[to]);
+      out[to] = vec4<T>(value);
+    }
+  }
+  {
+    let row = first_a + row_quad * 4u + 32u;
+    var value = sums[4];
+    value += shift;
+    if row < p.m && column < p.n {
+      let to = (at.out + row * p.n + column) / 4u;
+      value += vec4f(out[to]);
+      out[to] = vec4<T>(value);
+    }
+  }
+  {
+    let row = first_a + row_quad * 4u + 33u;
+    var value = sums[5];
+    value += shift;
+    if row < p.m && column < p.n {
+      let to = (at.out + row * p.n + column) / 4u;
+      value += vec4f(out[to]);
+      out[to] = vec4<T>(value);
+    }
+  }
+  {
+    let row = first_a + row_quad * 4u + 34u;
+    var value = sums[6];
+    value += shift;
+    if row < p.m && column < p.n {
+      let to = (at.out + row * p.n + column) / 4u;
+      value += vec4f(out[to]);
+      out[to] = vec4<T>(value);
+    }
+  }
+  {
+    let row = first_a + row_quad * 4u + 35u;
+    var value = sums[7];
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;

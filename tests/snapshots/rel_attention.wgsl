@@ -30,6 +30,12 @@ struct Params {
   row_sums: u32,      // [B, H, rows] f32: sum of ds over keys of another segment
   column_sums: u32,   // [B, H, N] f32: sum of ds over rows
   position_sums: u32, // [G, H, P] f32: sum of ds over the pairs of a row of r
+  first_batch: u32,   // of the slab, the part of the batch and of its rows whose ds is in scratch
+  batches: u32,
+  first_row: u32,
+  slab_rows: u32,     // a multiple of 32
+  slab: u32,          // [batches, H, slab_rows, 32 ceil(N/32)] f32: ds
+  others: u32,        // [batches, H, slab_rows, ceil(N/32)] f32: sum of p over 32 keys, those of another segment
 }
 
 const PADDED = 0xffffffffu;
@@ -38,16 +44,17 @@ const HIDDEN = -1e30;
 struct At { q: u32, k: u32, v: u32, r: u32, w_bias: u32, r_bias: u32, key: u32, work: u32, out: u32, lse: u32 }
 @group(1) @binding(0) var<uniform> p: Params;
 @group(1) @binding(1) var<uniform> at: At;
-@group(0) @binding(0) var<storage, read_write> q: array<T>;      // [B, rows, H, D]
-@group(0) @binding(1) var<storage, read_write> k: array<T>;      // [B, N, H, D]
-@group(0) @binding(2) var<storage, read_write> v: array<T>;      // [B, N, H, D]
-@group(0) @binding(3) var<storage, read_write> r: array<T>;      // [G, P, H, D]
-@group(0) @binding(4) var<storage, read_write> w_bias: array<T>; // [H, D]
-@group(0) @binding(5) var<storage, read_write> r_bias: array<T>; // [H, D]
-@group(0) @binding(6) var<storage, read_write> key: array<u32>;  // [2]
+alias Memory = vec4<T>;
+@group(0) @binding(0) var<storage, read_write> q: array<Memory>;      // [B, rows, H, D]
+@group(0) @binding(1) var<storage, read_write> k: array<Memory>;      // [B, N, H, D]
+@group(0) @binding(2) var<storage, read_write> v: array<Memory>;      // [B, N, H, D]
+@group(0) @binding(3) var<storage, read_write> r: array<Memory>;      // [G, P, H, D]
+@group(0) @binding(4) var<storage, read_write> w_bias: array<Memory>; // [H, D]
+@group(0) @binding(5) var<storage, read_write> r_bias: array<Memory>; // [H, D]
+@group(0) @binding(6) var<storage, read_write> key: array<u32>;       // [2]
 @group(0) @binding(7) var<storage, read_write> work: array<u32>;
-@group(0) @binding(8) var<storage, read_write> out: array<T>;    // [B, rows, H, D]
-@group(0) @binding(9) var<storage, read_write> lse: array<T>;    // [B, H, rows]
+@group(0) @binding(8) var<storage, read_write> out: array<Memory>;    // [B, rows, H, D]
+@group(0) @binding(9) var<storage, read_write> lse: array<f32>;       // [B, H, rows]
 
 // Number of this work group in a grid that was folded to two dimensions, since each has at most 65535.
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
@@ -168,50 +175,232 @@ fn keeps(words: vec4u, e: u32, threshold: u32) -> bool {
 fn element_block(i: u32, site: u32, key: vec2u) -> vec4u {
   return philox(vec4u(i, 0u, 0u, site), key);
 }
-// Scores of a tile of 8 rows and 64 keys, an invocation a key; needs q_content (and q_position) in work group memory.
+// Tiles of 32 rows and 32 keys in work groups of 64. Invocation (y, x) = (lane / 8, lane % 8) owns rows y + 8 a and keys
+// x + 8 b, a and b from 0 to 3: neighbours touch neighbours in work group memory, and its 16 pairs need 7 rows of r, since
+// row i and key j need row start(0) - i + j of a content stream. Heads go through work group memory 16 columns at a time.
+
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn q_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(q[(at.q + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn k_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(k[(at.k + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn v_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(v[(at.v + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn r_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(r[(at.r + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn w_bias_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(w_bias[(at.w_bias + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn r_bias_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(r_bias[(at.r_bias + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+
+fn store_out(first: u32, c: u32, value: vec4f) {
+  if c < p.d {
+    out[(at.out + first + c) / 4u] = vec4<T>(value);
+  }
+}
+
+var<workgroup> row_start: array<u32, 32>; // row of r that belongs to key 0; PADDED: there is no such row
+
+// Finds the rows m0 to m0 + 31; a barrier must follow.
+fn find_rows(b: u32, m0: u32, lane: u32) {
+  if lane < 32u {
+    var start = PADDED;
+    if m0 + lane < p.rows {
+      start = work[at.work + p.starts + b * p.rows + m0 + lane];
+    }
+    row_start[lane] = start;
+  }
+}
 
 // First word of the bits of row m.
 fn bits_of(b: u32, m: u32) -> u32 {
-  return at.work + p.hidden + (b * p.rows + m) * 2u * ((p.keys + 31u) / 32u);
+  return at.work + p.hidden + (b * p.rows + min(m, p.rows - 1u)) * 2u * ((p.keys + 31u) / 32u);
 }
-fn is_hidden(bits: u32, j: u32) -> bool {
-  return ((work[bits + j / 32u] >> (j % 32u)) & 1u) == 1u;
+// Bits of keys j0 to j0 + 31 of a row: of another segment.
+fn others_of(b: u32, m: u32, j0: u32) -> u32 {
+  return work[bits_of(b, m) + (p.keys + 31u) / 32u + j0 / 32u];
 }
-fn is_other(bits: u32, j: u32) -> bool {
-  return ((work[bits + (p.keys + 31u) / 32u + j / 32u] >> (j % 32u)) & 1u) == 1u;
-}
-// Scaled score of row m and key j, the dot products given.
-fn score(products: f32, b: u32, h: u32, m: u32, j: u32) -> f32 {
-  let bits = bits_of(b, m);
-  if is_hidden(bits, j) {
-    return HIDDEN;
+// Scores of a tile; see rel_attention_tile.wgsl.
+
+const K = 320u;
+const VALUES = 480u;
+var<workgroup> stage: array<vec4f, 480>;
+var<workgroup> kept: array<u32, 128>; // [32 rows, 4 blocks]: 8 decisions of dropout
+
+// Dot products of queries and keys, vec4 b of row a; backward also of dout and values. Rows have been found.
+fn products(b: u32, h: u32, m0: u32, j0: u32, lane: u32) -> array<vec4f, 4> {
+  let y = lane / 8u;
+  let x = lane % 8u;
+  let head = h * p.d;
+  let stride = p.heads * p.d; // between the rows of every tensor
+  var sums: array<vec4f, 4>;
+  for (var c0 = 0u; c0 < p.d; c0 += 16u) {
+    workgroupBarrier(); // the stage has been read
+    for (var e = lane; e < 128u; e += 64u) {
+      let row = e / 4u;
+      let c = c0 + e % 4u * 4u;
+      let to = row * 5u + e % 4u;
+      var content = vec4f(0.0);
+      var position = vec4f(0.0);
+      if row_start[row] != PADDED {
+        let first = (b * p.rows + m0 + row) * stride + head;
+        content = q_4(first, c);
+        position = content + r_bias_4(head, c);
+        content += w_bias_4(head, c);
+      }
+      stage[to] = content;
+      stage[160u + to] = position;
+      let first = (b * p.keys + min(j0 + row, p.keys - 1u)) * stride + head;
+      stage[K + to] = k_4(first, c);
+    }
+    workgroupBarrier();
+    var block: array<vec4f, 4>; // short sums round less
+    for (var c = 0u; c < 4u; c++) {
+      let k0 = stage[K + (x + 0u) * 5u + c];
+      let k1 = stage[K + (x + 8u) * 5u + c];
+      let k2 = stage[K + (x + 16u) * 5u + c];
+      let k3 = stage[K + (x + 24u) * 5u + c];
+      {
+        let source = (y + 0u) * 5u + c;
+        let content = stage[source];
+        block[0] += vec4f(dot(content, k0), dot(content, k1), dot(content, k2), dot(content, k3));
+        let position = stage[160u + source];
+        let start = row_start[y + 0u];
+        let row = select(start, 0u, start == PADDED) + j0 + x;
+        let last = p.groups * p.positions - 1u;
+        block[0] += vec4f(
+          dot(position, r_4(min(row, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 8u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 16u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 24u, last) * stride + head, c0 + c * 4u)),
+        );
+      }
+      {
+        let source = (y + 8u) * 5u + c;
+        let content = stage[source];
+        block[1] += vec4f(dot(content, k0), dot(content, k1), dot(content, k2), dot(content, k3));
+        let position = stage[160u + source];
+        let start = row_start[y + 8u];
+        let row = select(start, 0u, start == PADDED) + j0 + x;
+        let last = p.groups * p.positions - 1u;
+        block[1] += vec4f(
+          dot(position, r_4(min(row, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 8u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 16u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 24u, last) * stride + head, c0 + c * 4u)),
+        );
+      }
+      {
+        let source = (y + 16u) * 5u + c;
+        let content = stage[source];
+        block[2] += vec4f(dot(content, k0), dot(content, k1), dot(content, k2), dot(content, k3));
+        let position = stage[160u + source];
+        let start = row_start[y + 16u];
+        let row = select(start, 0u, start == PADDED) + j0 + x;
+        let last = p.groups * p.positions - 1u;
+        block[2] += vec4f(
+          dot(position, r_4(min(row, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 8u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 16u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 24u, last) * stride + head, c0 + c * 4u)),
+        );
+      }
+      {
+        let source = (y + 24u) * 5u + c;
+        let content = stage[source];
+        block[3] += vec4f(dot(content, k0), dot(content, k1), dot(content, k2), dot(content, k3));
+        let position = stage[160u + source];
+        let start = row_start[y + 24u];
+        let row = select(start, 0u, start == PADDED) + j0 + x;
+        let last = p.groups * p.positions - 1u;
+        block[3] += vec4f(
+          dot(position, r_4(min(row, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 8u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 16u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 24u, last) * stride + head, c0 + c * 4u)),
+        );
+      }
+    }
+    sums[0] += block[0];
+    sums[1] += block[1];
+    sums[2] += block[2];
+    sums[3] += block[3];
   }
-  var s = products * p.scale;
-  if p.segments == 1u {
-    let term = at.work + p.scores + ((b * p.heads + h) * p.rows + m) * 2u;
-    s += bitcast<f32>(work[term + select(0u, 1u, is_other(bits, j))]);
-  }
-  return s;
-}
-// Probability of a score, from the logarithm of the row's denominator. Where all keys are hidden that is the hidden
-// score itself, in which the number of keys is lost.
-fn probability(s: f32, lse: f32) -> f32 {
-  return select(exp_f32(s - lse), 1.0 / f32(p.keys), lse < 0.5 * HIDDEN);
-}
-// The 8 decisions on keys 8 block to 8 block + 7 of row m.
-fn decisions(block: u32, m: u32, b: u32, h: u32) -> vec4u {
-  return philox(vec4u(block, m, b * p.heads + h, p.site), vec2u(key[at.key], key[at.key + 1u]));
-}
-// Factor of the probability of key j.
-fn factor(words: vec4u, j: u32) -> f32 {
-  return select(0.0, p.keep, keeps(words, j % 8u, p.threshold));
+  return sums;
 }
 
-var<workgroup> q_content: array<f32, 2048>;  // [D, 8], with w_bias
-var<workgroup> q_position: array<f32, 2048>; // [D, 8], with r_bias
-var<workgroup> tile: array<f32, 512>;  // [8, 64]
-var<workgroup> part: array<f32, 64>;   // [8 rows, 8 invocations]
-var<workgroup> rescale: array<f32, 8>; // of what was summed before this tile
+// Scaled scores of row m and keys j0 + x + 8 b, the dot products given.
+fn scores_of(products: vec4f, b: u32, h: u32, m: u32, j0: u32, x: u32) -> vec4f {
+  let hidden = (vec4u(work[bits_of(b, m) + j0 / 32u] >> x) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(1u);
+  var s = products * p.scale;
+  if p.segments == 1u {
+    let term = at.work + p.scores + ((b * p.heads + h) * p.rows + min(m, p.rows - 1u)) * 2u;
+    let other = (vec4u(others_of(b, m, j0) >> x) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(1u);
+    s += select(vec4f(bitcast<f32>(work[term])), vec4f(bitcast<f32>(work[term + 1u])), other == vec4u(1u));
+  }
+  return select(s, vec4f(HIDDEN), hidden == vec4u(1u));
+}
+
+// Which of the keys j0 + x + 8 b there are.
+fn exist(j0: u32, x: u32) -> vec4<bool> {
+  return vec4u(j0 + x) + vec4u(0u, 8u, 16u, 24u) < vec4u(p.keys);
+}
+
+// Draws the decisions of dropout of a tile; a barrier must follow.
+fn draw(b: u32, h: u32, m0: u32, j0: u32, lane: u32) {
+  for (var e = lane; e < 128u; e += 64u) {
+    let block = vec4u(j0 / 8u + e % 4u, m0 + e / 4u, b * p.heads + h, p.site);
+    let words = philox(block, vec2u(key[at.key], key[at.key + 1u]));
+    var bits = 0u;
+    for (var i = 0u; i < 8u; i++) {
+      bits |= select(0u, 1u << i, keeps(words, i, p.threshold));
+    }
+    kept[e] = bits;
+  }
+}
+// Factors of the probabilities of a row of the tile and keys x + 8 b.
+fn factors(row: u32, x: u32) -> vec4f {
+  if p.threshold == 0u {
+    return vec4f(1.0);
+  }
+  let bits = vec4u(kept[row * 4u], kept[row * 4u + 1u], kept[row * 4u + 2u], kept[row * 4u + 3u]);
+  return select(vec4f(0.0), vec4f(p.keep), ((bits >> vec4u(x)) & vec4u(1u)) == vec4u(1u));
+}
+fn exp_4(x: vec4f) -> vec4f {
+  return vec4f(exp_f32(x.x), exp_f32(x.y), exp_f32(x.z), exp_f32(x.w));
+}
+
+var<workgroup> tile: array<vec4f, 288>; // [32 keys, 9]: probabilities of rows y + 8 a
+var<workgroup> part: array<vec4f, 64>;  // of each invocation, for its four rows
 
 @compute @workgroup_size(64)
 fn rel_attention(
@@ -219,201 +408,432 @@ fn rel_attention(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let tiles = (p.rows + 7u) / 8u;
+  let tiles = (p.rows + 31u) / 32u;
   let item = flat_group(group, groups);
   if item >= p.batch * p.heads * tiles {
     return; // the whole work group
   }
-  let m0 = item % tiles * 8u;
+  let m0 = item % tiles * 32u;
   let h = item / tiles % p.heads;
   let b = item / tiles / p.heads;
   let head = h * p.d;
-  let stride = p.heads * p.d; // between the rows of every tensor
-  for (var e = lane; e < 8u * p.d; e += 64u) {
-    let m = e / p.d;
-    let c = e % p.d;
-    let row = min(m0 + m, p.rows - 1u);
-    let x = f32(q[at.q + (b * p.rows + row) * stride + head + c]);
-    q_content[c * 8u + m] = x + f32(w_bias[at.w_bias + head + c]);
-    q_position[c * 8u + m] = x + f32(r_bias[at.r_bias + head + c]);
-  }
-  var start: array<u32, 8>;
-  for (var m = 0u; m < 8u; m++) {
-    let found = work[at.work + p.starts + b * p.rows + min(m0 + m, p.rows - 1u)];
-    start[m] = select(found, 0u, found == PADDED);
-  }
-  workgroupBarrier();
-  // Row of the statistics that this invocation keeps, with seven others.
-  let own = lane / 8u;
-  let sub = lane % 8u;
-  var row_max = -3.4e38;
-  var row_sum = 0.0;
-  var o: array<f32, 32>;
-  for (var j0 = 0u; j0 < p.keys; j0 += 64u) {
-    let j = j0 + lane;
-    if j < p.keys {
-      let first_element = (b * p.keys + j) * stride + head;
-      var s: array<f32, 8>;
-      for (var c = 0u; c < p.d; c++) {
-        let x = f32(k[at.k + first_element + c]);
-        for (var m = 0u; m < 8u; m++) {
-          s[m] = fma(q_content[c * 8u + m], x, s[m]);
-        }
-      }
-      for (var m = 0u; m < 8u; m++) {
-        let position = at.r + (start[m] + j) * stride + head;
-        for (var c = 0u; c < p.d; c++) {
-          s[m] = fma(q_position[c * 8u + m], f32(r[position + c]), s[m]);
-        }
-      }
-      for (var m = 0u; m < 8u; m++) {
-        tile[m * 64u + lane] = score(s[m], b, h, min(m0 + m, p.rows - 1u), j);
-      }
-    } else {
-      for (var m = 0u; m < 8u; m++) {
-        tile[m * 64u + lane] = -3.4e38;
-      }
-    }
+  let stride = p.heads * p.d;
+  let y = lane / 8u;
+  let x = lane % 8u;
+  find_rows(b, m0, lane);
+  var most = vec4f(-3.4e38); // largest score so far of rows y + 8 a
+  var total = vec4f(0.0);    // this invocation's share of the denominators
+  var o: array<vec4f, 32>; // [columns, 4 rows]
+  for (var j0 = 0u; j0 < p.keys; j0 += 32u) {
     workgroupBarrier();
-    var largest = row_max;
-    for (var e = 0u; e < 8u; e++) {
-      largest = max(largest, tile[own * 64u + sub * 8u + e]);
+    if p.threshold > 0u {
+      draw(b, h, m0, j0, lane);
     }
+    var s = products(b, h, m0, j0, lane);
+    let inside = exist(j0, x);
+    var largest: vec4f;
+    s[0] = select(vec4f(-3.4e38), scores_of(s[0], b, h, m0 + y + 0u, j0, x), inside);
+    largest[0] = max(max(s[0].x, s[0].y), max(s[0].z, s[0].w));
+    s[1] = select(vec4f(-3.4e38), scores_of(s[1], b, h, m0 + y + 8u, j0, x), inside);
+    largest[1] = max(max(s[1].x, s[1].y), max(s[1].z, s[1].w));
+    s[2] = select(vec4f(-3.4e38), scores_of(s[2], b, h, m0 + y + 16u, j0, x), inside);
+    largest[2] = max(max(s[2].x, s[2].y), max(s[2].z, s[2].w));
+    s[3] = select(vec4f(-3.4e38), scores_of(s[3], b, h, m0 + y + 24u, j0, x), inside);
+    largest[3] = max(max(s[3].x, s[3].y), max(s[3].z, s[3].w));
     part[lane] = largest;
     workgroupBarrier();
+    largest = most;
     for (var e = 0u; e < 8u; e++) {
-      largest = max(largest, part[own * 8u + e]);
+      largest = max(largest, part[y * 8u + e]);
     }
-    let correction = exp_f32(row_max - largest);
-    row_max = largest;
-    var words = vec4u(0u);
-    if p.threshold > 0u {
-      words = decisions(j0 / 8u + sub, m0 + own, b, h);
-    }
-    var sum = 0.0;
-    for (var e = 0u; e < 8u; e++) {
-      let cell = own * 64u + sub * 8u + e;
-      let x = exp_f32(tile[cell] - largest);
-      sum += x;
-      tile[cell] = select(x, x * factor(words, e), p.threshold > 0u);
-    }
-    row_sum = fma(row_sum, correction, sum);
-    if sub == 0u {
-      rescale[own] = correction;
+    let correction = exp_4(most - largest);
+    most = largest;
+    total *= correction;
+    s[0] = exp_4(s[0] - vec4f(largest[0]));
+    total[0] += (s[0].x + s[0].y) + (s[0].z + s[0].w);
+    s[0] *= factors(y + 0u, x);
+    s[1] = exp_4(s[1] - vec4f(largest[1]));
+    total[1] += (s[1].x + s[1].y) + (s[1].z + s[1].w);
+    s[1] *= factors(y + 8u, x);
+    s[2] = exp_4(s[2] - vec4f(largest[2]));
+    total[2] += (s[2].x + s[2].y) + (s[2].z + s[2].w);
+    s[2] *= factors(y + 16u, x);
+    s[3] = exp_4(s[3] - vec4f(largest[3]));
+    total[3] += (s[3].x + s[3].y) + (s[3].z + s[3].w);
+    s[3] *= factors(y + 24u, x);
+    tile[(x + 0u) * 9u + y] = vec4f(s[0][0], s[1][0], s[2][0], s[3][0]);
+    tile[(x + 8u) * 9u + y] = vec4f(s[0][1], s[1][1], s[2][1], s[3][1]);
+    tile[(x + 16u) * 9u + y] = vec4f(s[0][2], s[1][2], s[2][2], s[3][2]);
+    tile[(x + 24u) * 9u + y] = vec4f(s[0][3], s[1][3], s[2][3], s[3][3]);
+    for (var e = lane; e < 256u; e += 64u) {
+      let j = min(j0 + e / 8u, p.keys - 1u);
+      stage[e] = v_4((b * p.keys + j) * stride + head, 0u + e % 8u * 4u);
     }
     workgroupBarrier();
-    let end = min(64u, p.keys - j0);
     {
-      let c = lane + 0u;
-      if c < p.d {
-        for (var m = 0u; m < 8u; m++) {
-          o[0u + m] *= rescale[m];
-        }
-        for (var jj = 0u; jj < end; jj++) {
-          let x = f32(v[at.v + (b * p.keys + j0 + jj) * stride + head + c]);
-          for (var m = 0u; m < 8u; m++) {
-            o[0u + m] = fma(tile[m * 64u + jj], x, o[0u + m]);
-          }
-        }
+      var block: array<vec4f, 4>;
+      for (var j = 0u; j < 32u; j++) {
+        let weights = tile[j * 9u + y];
+        let value = stage[j * 8u + x];
+        block[0] = fma(vec4f(weights[0]), value, block[0]);
+        block[1] = fma(vec4f(weights[1]), value, block[1]);
+        block[2] = fma(vec4f(weights[2]), value, block[2]);
+        block[3] = fma(vec4f(weights[3]), value, block[3]);
       }
-    }
-    {
-      let c = lane + 64u;
-      if c < p.d {
-        for (var m = 0u; m < 8u; m++) {
-          o[8u + m] *= rescale[m];
-        }
-        for (var jj = 0u; jj < end; jj++) {
-          let x = f32(v[at.v + (b * p.keys + j0 + jj) * stride + head + c]);
-          for (var m = 0u; m < 8u; m++) {
-            o[8u + m] = fma(tile[m * 64u + jj], x, o[8u + m]);
-          }
-        }
-      }
-    }
-    {
-      let c = lane + 128u;
-      if c < p.d {
-        for (var m = 0u; m < 8u; m++) {
-          o[16u + m] *= rescale[m];
-        }
-        for (var jj = 0u; jj < end; jj++) {
-          let x = f32(v[at.v + (b * p.keys + j0 + jj) * stride + head + c]);
-          for (var m = 0u; m < 8u; m++) {
-            o[16u + m] = fma(tile[m * 64u + jj], x, o[16u + m]);
-          }
-        }
-      }
-    }
-    {
-      let c = lane + 192u;
-      if c < p.d {
-        for (var m = 0u; m < 8u; m++) {
-          o[24u + m] *= rescale[m];
-        }
-        for (var jj = 0u; jj < end; jj++) {
-          let x = f32(v[at.v + (b * p.keys + j0 + jj) * stride + head + c]);
-          for (var m = 0u; m < 8u; m++) {
-            o[24u + m] = fma(tile[m * 64u + jj], x, o[24u + m]);
-          }
-        }
-      }
+      o[0] = fma(o[0], vec4f(correction[0]), block[0]);
+      o[1] = fma(o[1], vec4f(correction[1]), block[1]);
+      o[2] = fma(o[2], vec4f(correction[2]), block[2]);
+      o[3] = fma(o[3], vec4f(correction[3]), block[3]);
     }
     workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let j = min(j0 + e / 8u, p.keys - 1u);
+      stage[e] = v_4((b * p.keys + j) * stride + head, 32u + e % 8u * 4u);
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 4>;
+      for (var j = 0u; j < 32u; j++) {
+        let weights = tile[j * 9u + y];
+        let value = stage[j * 8u + x];
+        block[0] = fma(vec4f(weights[0]), value, block[0]);
+        block[1] = fma(vec4f(weights[1]), value, block[1]);
+        block[2] = fma(vec4f(weights[2]), value, block[2]);
+        block[3] = fma(vec4f(weights[3]), value, block[3]);
+      }
+      o[4] = fma(o[4], vec4f(correction[0]), block[0]);
+      o[5] = fma(o[5], vec4f(correction[1]), block[1]);
+      o[6] = fma(o[6], vec4f(correction[2]), block[2]);
+      o[7] = fma(o[7], vec4f(correction[3]), block[3]);
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let j = min(j0 + e / 8u, p.keys - 1u);
+      stage[e] = v_4((b * p.keys + j) * stride + head, 64u + e % 8u * 4u);
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 4>;
+      for (var j = 0u; j < 32u; j++) {
+        let weights = tile[j * 9u + y];
+        let value = stage[j * 8u + x];
+        block[0] = fma(vec4f(weights[0]), value, block[0]);
+        block[1] = fma(vec4f(weights[1]), value, block[1]);
+        block[2] = fma(vec4f(weights[2]), value, block[2]);
+        block[3] = fma(vec4f(weights[3]), value, block[3]);
+      }
+      o[8] = fma(o[8], vec4f(correction[0]), block[0]);
+      o[9] = fma(o[9], vec4f(correction[1]), block[1]);
+      o[10] = fma(o[10], vec4f(correction[2]), block[2]);
+      o[11] = fma(o[11], vec4f(correction[3]), block[3]);
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let j = min(j0 + e / 8u, p.keys - 1u);
+      stage[e] = v_4((b * p.keys + j) * stride + head, 96u + e % 8u * 4u);
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 4>;
+      for (var j = 0u; j < 32u; j++) {
+        let weights = tile[j * 9u + y];
+        let value = stage[j * 8u + x];
+        block[0] = fma(vec4f(weights[0]), value, block[0]);
+        block[1] = fma(vec4f(weights[1]), value, block[1]);
+        block[2] = fma(vec4f(weights[2]), value, block[2]);
+        block[3] = fma(vec4f(weights[3]), value, block[3]);
+      }
+      o[12] = fma(o[12], vec4f(correction[0]), block[0]);
+      o[13] = fma(o[13], vec4f(correction[1]), block[1]);
+      o[14] = fma(o[14], vec4f(correction[2]), block[2]);
+      o[15] = fma(o[15], vec4f(correction[3]), block[3]);
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let j = min(j0 + e / 8u, p.keys - 1u);
+      stage[e] = v_4((b * p.keys + j) * stride + head, 128u + e % 8u * 4u);
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 4>;
+      for (var j = 0u; j < 32u; j++) {
+        let weights = tile[j * 9u + y];
+        let value = stage[j * 8u + x];
+        block[0] = fma(vec4f(weights[0]), value, block[0]);
+        block[1] = fma(vec4f(weights[1]), value, block[1]);
+        block[2] = fma(vec4f(weights[2]), value, block[2]);
+        block[3] = fma(vec4f(weights[3]), value, block[3]);
+      }
+      o[16] = fma(o[16], vec4f(correction[0]), block[0]);
+      o[17] = fma(o[17], vec4f(correction[1]), block[1]);
+      o[18] = fma(o[18], vec4f(correction[2]), block[2]);
+      o[19] = fma(o[19], vec4f(correction[3]), block[3]);
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let j = min(j0 + e / 8u, p.keys - 1u);
+      stage[e] = v_4((b * p.keys + j) * stride + head, 160u + e % 8u * 4u);
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 4>;
+      for (var j = 0u; j < 32u; j++) {
+        let weights = tile[j * 9u + y];
+        let value = stage[j * 8u + x];
+        block[0] = fma(vec4f(weights[0]), value, block[0]);
+        block[1] = fma(vec4f(weights[1]), value, block[1]);
+        block[2] = fma(vec4f(weights[2]), value, block[2]);
+        block[3] = fma(vec4f(weights[3]), value, block[3]);
+      }
+      o[20] = fma(o[20], vec4f(correction[0]), block[0]);
+      o[21] = fma(o[21], vec4f(correction[1]), block[1]);
+      o[22] = fma(o[22], vec4f(correction[2]), block[2]);
+      o[23] = fma(o[23], vec4f(correction[3]), block[3]);
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let j = min(j0 + e / 8u, p.keys - 1u);
+      stage[e] = v_4((b * p.keys + j) * stride + head, 192u + e % 8u * 4u);
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 4>;
+      for (var j = 0u; j < 32u; j++) {
+        let weights = tile[j * 9u + y];
+        let value = stage[j * 8u + x];
+        block[0] = fma(vec4f(weights[0]), value, block[0]);
+        block[1] = fma(vec4f(weights[1]), value, block[1]);
+        block[2] = fma(vec4f(weights[2]), value, block[2]);
+        block[3] = fma(vec4f(weights[3]), value, block[3]);
+      }
+      o[24] = fma(o[24], vec4f(correction[0]), block[0]);
+      o[25] = fma(o[25], vec4f(correction[1]), block[1]);
+      o[26] = fma(o[26], vec4f(correction[2]), block[2]);
+      o[27] = fma(o[27], vec4f(correction[3]), block[3]);
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let j = min(j0 + e / 8u, p.keys - 1u);
+      stage[e] = v_4((b * p.keys + j) * stride + head, 224u + e % 8u * 4u);
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 4>;
+      for (var j = 0u; j < 32u; j++) {
+        let weights = tile[j * 9u + y];
+        let value = stage[j * 8u + x];
+        block[0] = fma(vec4f(weights[0]), value, block[0]);
+        block[1] = fma(vec4f(weights[1]), value, block[1]);
+        block[2] = fma(vec4f(weights[2]), value, block[2]);
+        block[3] = fma(vec4f(weights[3]), value, block[3]);
+      }
+      o[28] = fma(o[28], vec4f(correction[0]), block[0]);
+      o[29] = fma(o[29], vec4f(correction[1]), block[1]);
+      o[30] = fma(o[30], vec4f(correction[2]), block[2]);
+      o[31] = fma(o[31], vec4f(correction[3]), block[3]);
+    }
   }
-  part[lane] = row_sum;
   workgroupBarrier();
-  var total = 0.0;
+  part[lane] = total;
+  workgroupBarrier();
+  total = vec4f(0.0);
   for (var e = 0u; e < 8u; e++) {
-    total += part[own * 8u + e];
-  }
-  let row = m0 + own;
-  if sub == 0u {
-    rescale[own] = 1.0 / total;
-    if row < p.rows {
-      let padded = work[at.work + p.starts + b * p.rows + row] == PADDED;
-      lse[at.lse + (b * p.heads + h) * p.rows + row] = T(select(row_max + log_f32(total), 0.0, padded));
-    }
-  }
-  workgroupBarrier();
-  {
-    let c = lane + 0u;
-    for (var m = 0u; m < 8u; m++) {
-      if c < p.d && m0 + m < p.rows {
-        let padded = work[at.work + p.starts + b * p.rows + m0 + m] == PADDED;
-        out[at.out + (b * p.rows + m0 + m) * stride + head + c] =
-          T(select(o[0u + m] * rescale[m], 0.0, padded));
-      }
-    }
+    total += part[y * 8u + e];
   }
   {
-    let c = lane + 64u;
-    for (var m = 0u; m < 8u; m++) {
-      if c < p.d && m0 + m < p.rows {
-        let padded = work[at.work + p.starts + b * p.rows + m0 + m] == PADDED;
-        out[at.out + (b * p.rows + m0 + m) * stride + head + c] =
-          T(select(o[8u + m] * rescale[m], 0.0, padded));
+    let m = m0 + y + 0u;
+    let padded = row_start[y + 0u] == PADDED;
+    if m < p.rows {
+      if x == 0u {
+        lse[at.lse + (b * p.heads + h) * p.rows + m] = select(most[0] + log_f32(total[0]), 0.0, padded);
       }
+      store_out(
+        (b * p.rows + m) * stride + head,
+        0u + x * 4u,
+        select(o[0] / total[0], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        32u + x * 4u,
+        select(o[4] / total[0], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        64u + x * 4u,
+        select(o[8] / total[0], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        96u + x * 4u,
+        select(o[12] / total[0], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        128u + x * 4u,
+        select(o[16] / total[0], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        160u + x * 4u,
+        select(o[20] / total[0], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        192u + x * 4u,
+        select(o[24] / total[0], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        224u + x * 4u,
+        select(o[28] / total[0], vec4f(0.0), padded),
+      );
     }
   }
   {
-    let c = lane + 128u;
-    for (var m = 0u; m < 8u; m++) {
-      if c < p.d && m0 + m < p.rows {
-        let padded = work[at.work + p.starts + b * p.rows + m0 + m] == PADDED;
-        out[at.out + (b * p.rows + m0 + m) * stride + head + c] =
-          T(select(o[16u + m] * rescale[m], 0.0, padded));
+    let m = m0 + y + 8u;
+    let padded = row_start[y + 8u] == PADDED;
+    if m < p.rows {
+      if x == 0u {
+        lse[at.lse + (b * p.heads + h) * p.rows + m] = select(most[1] + log_f32(total[1]), 0.0, padded);
       }
+      store_out(
+        (b * p.rows + m) * stride + head,
+        0u + x * 4u,
+        select(o[1] / total[1], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        32u + x * 4u,
+        select(o[5] / total[1], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        64u + x * 4u,
+        select(o[9] / total[1], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        96u + x * 4u,
+        select(o[13] / total[1], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        128u + x * 4u,
+        select(o[17] / total[1], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        160u + x * 4u,
+        select(o[21] / total[1], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        192u + x * 4u,
+        select(o[25] / total[1], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        224u + x * 4u,
+        select(o[29] / total[1], vec4f(0.0), padded),
+      );
     }
   }
   {
-    let c = lane + 192u;
-    for (var m = 0u; m < 8u; m++) {
-      if c < p.d && m0 + m < p.rows {
-        let padded = work[at.work + p.starts + b * p.rows + m0 + m] == PADDED;
-        out[at.out + (b * p.rows + m0 + m) * stride + head + c] =
-          T(select(o[24u + m] * rescale[m], 0.0, padded));
+    let m = m0 + y + 16u;
+    let padded = row_start[y + 16u] == PADDED;
+    if m < p.rows {
+      if x == 0u {
+        lse[at.lse + (b * p.heads + h) * p.rows + m] = select(most[2] + log_f32(total[2]), 0.0, padded);
       }
+      store_out(
+        (b * p.rows + m) * stride + head,
+        0u + x * 4u,
+        select(o[2] / total[2], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        32u + x * 4u,
+        select(o[6] / total[2], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        64u + x * 4u,
+        select(o[10] / total[2], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        96u + x * 4u,
+        select(o[14] / total[2], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        128u + x * 4u,
+        select(o[18] / total[2], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        160u + x * 4u,
+        select(o[22] / total[2], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        192u + x * 4u,
+        select(o[26] / total[2], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        224u + x * 4u,
+        select(o[30] / total[2], vec4f(0.0), padded),
+      );
+    }
+  }
+  {
+    let m = m0 + y + 24u;
+    let padded = row_start[y + 24u] == PADDED;
+    if m < p.rows {
+      if x == 0u {
+        lse[at.lse + (b * p.heads + h) * p.rows + m] = select(most[3] + log_f32(total[3]), 0.0, padded);
+      }
+      store_out(
+        (b * p.rows + m) * stride + head,
+        0u + x * 4u,
+        select(o[3] / total[3], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        32u + x * 4u,
+        select(o[7] / total[3], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        64u + x * 4u,
+        select(o[11] / total[3], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        96u + x * 4u,
+        select(o[15] / total[3], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        128u + x * 4u,
+        select(o[19] / total[3], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        160u + x * 4u,
+        select(o[23] / total[3], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        192u + x * 4u,
+        select(o[27] / total[3], vec4f(0.0), padded),
+      );
+      store_out(
+        (b * p.rows + m) * stride + head,
+        224u + x * 4u,
+        select(o[31] / total[3], vec4f(0.0), padded),
+      );
     }
   }
 }

@@ -30,30 +30,35 @@ struct Params {
   row_sums: u32,      // [B, H, rows] f32: sum of ds over keys of another segment
   column_sums: u32,   // [B, H, N] f32: sum of ds over rows
   position_sums: u32, // [G, H, P] f32: sum of ds over the pairs of a row of r
+  first_batch: u32,   // of the slab, the part of the batch and of its rows whose ds is in scratch
+  batches: u32,
+  first_row: u32,
+  slab_rows: u32,     // a multiple of 32
+  slab: u32,          // [batches, H, slab_rows, 32 ceil(N/32)] f32: ds
+  others: u32,        // [batches, H, slab_rows, ceil(N/32)] f32: sum of p over 32 keys, those of another segment
 }
 
 const PADDED = 0xffffffffu;
 // Score of a hidden key.
 const HIDDEN = -1e30;
 struct At {
-  q: u32, k: u32, v: u32, r: u32, w_bias: u32, r_bias: u32, seg_embed: u32, key: u32, dout: u32, out: u32, lse: u32,
-  work: u32, dq: u32,
+  q: u32, k: u32, v: u32, r: u32, w_bias: u32, r_bias: u32, key: u32, dout: u32, lse: u32, work: u32, dk: u32, dv: u32,
 }
 @group(1) @binding(0) var<uniform> p: Params;
 @group(1) @binding(1) var<uniform> at: At;
-@group(0) @binding(0) var<storage, read_write> q: array<T>;         // [B, rows, H, D]
-@group(0) @binding(1) var<storage, read_write> k: array<T>;         // [B, N, H, D]
-@group(0) @binding(2) var<storage, read_write> v: array<T>;         // [B, N, H, D]
-@group(0) @binding(3) var<storage, read_write> r: array<T>;         // [G, P, H, D]
-@group(0) @binding(4) var<storage, read_write> w_bias: array<T>;    // [H, D]
-@group(0) @binding(5) var<storage, read_write> r_bias: array<T>;    // [H, D]
-@group(0) @binding(6) var<storage, read_write> seg_embed: array<T>; // [2, H, D]
-@group(0) @binding(7) var<storage, read_write> key: array<u32>;     // [2]
-@group(0) @binding(8) var<storage, read_write> dout: array<T>;      // [B, rows, H, D]
-@group(0) @binding(9) var<storage, read_write> out: array<T>;       // [B, rows, H, D]
-@group(0) @binding(10) var<storage, read_write> lse: array<T>;      // [B, H, rows]
-@group(0) @binding(11) var<storage, read_write> work: array<u32>;
-@group(0) @binding(12) var<storage, read_write> dq: array<T>;       // [B, rows, H, D]
+alias Memory = vec4<T>;
+@group(0) @binding(0) var<storage, read_write> q: array<Memory>;      // [B, rows, H, D]
+@group(0) @binding(1) var<storage, read_write> k: array<Memory>;      // [B, N, H, D]
+@group(0) @binding(2) var<storage, read_write> v: array<Memory>;      // [B, N, H, D]
+@group(0) @binding(3) var<storage, read_write> r: array<Memory>;      // [G, P, H, D]
+@group(0) @binding(4) var<storage, read_write> w_bias: array<Memory>; // [H, D]
+@group(0) @binding(5) var<storage, read_write> r_bias: array<Memory>; // [H, D]
+@group(0) @binding(6) var<storage, read_write> key: array<u32>;       // [2]
+@group(0) @binding(7) var<storage, read_write> dout: array<Memory>;   // [B, rows, H, D]
+@group(0) @binding(8) var<storage, read_write> lse: array<f32>;       // [B, H, rows]
+@group(0) @binding(9) var<storage, read_write> work: array<u32>;
+@group(0) @binding(10) var<storage, read_write> dk: array<Memory>;    // [B, N, H, D]
+@group(0) @binding(11) var<storage, read_write> dv: array<Memory>;    // [B, N, H, D]
 
 // Number of this work group in a grid that was folded to two dimensions, since each has at most 65535.
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
@@ -174,72 +179,287 @@ fn keeps(words: vec4u, e: u32, threshold: u32) -> bool {
 fn element_block(i: u32, site: u32, key: vec2u) -> vec4u {
   return philox(vec4u(i, 0u, 0u, site), key);
 }
-// Scores of a tile of 8 rows and 64 keys, an invocation a key; needs q_content (and q_position) in work group memory.
+// Tiles of 32 rows and 32 keys in work groups of 64. Invocation (y, x) = (lane / 8, lane % 8) owns rows y + 8 a and keys
+// x + 8 b, a and b from 0 to 3: neighbours touch neighbours in work group memory, and its 16 pairs need 7 rows of r, since
+// row i and key j need row start(0) - i + j of a content stream. Heads go through work group memory 16 columns at a time.
+
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn q_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(q[(at.q + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn k_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(k[(at.k + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn v_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(v[(at.v + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn dout_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(dout[(at.dout + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn dk_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(dk[(at.dk + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn dv_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(dv[(at.dv + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn r_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(r[(at.r + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn w_bias_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(w_bias[(at.w_bias + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn r_bias_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(r_bias[(at.r_bias + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+
+fn store_dk(first: u32, c: u32, value: vec4f) {
+  if c < p.d {
+    dk[(at.dk + first + c) / 4u] = vec4<T>(value);
+  }
+}
+fn store_dv(first: u32, c: u32, value: vec4f) {
+  if c < p.d {
+    dv[(at.dv + first + c) / 4u] = vec4<T>(value);
+  }
+}
+
+var<workgroup> row_start: array<u32, 32>; // row of r that belongs to key 0; PADDED: there is no such row
+
+// Finds the rows m0 to m0 + 31; a barrier must follow.
+fn find_rows(b: u32, m0: u32, lane: u32) {
+  if lane < 32u {
+    var start = PADDED;
+    if m0 + lane < p.rows {
+      start = work[at.work + p.starts + b * p.rows + m0 + lane];
+    }
+    row_start[lane] = start;
+  }
+}
 
 // First word of the bits of row m.
 fn bits_of(b: u32, m: u32) -> u32 {
-  return at.work + p.hidden + (b * p.rows + m) * 2u * ((p.keys + 31u) / 32u);
+  return at.work + p.hidden + (b * p.rows + min(m, p.rows - 1u)) * 2u * ((p.keys + 31u) / 32u);
 }
-fn is_hidden(bits: u32, j: u32) -> bool {
-  return ((work[bits + j / 32u] >> (j % 32u)) & 1u) == 1u;
+// Bits of keys j0 to j0 + 31 of a row: of another segment.
+fn others_of(b: u32, m: u32, j0: u32) -> u32 {
+  return work[bits_of(b, m) + (p.keys + 31u) / 32u + j0 / 32u];
 }
-fn is_other(bits: u32, j: u32) -> bool {
-  return ((work[bits + (p.keys + 31u) / 32u + j / 32u] >> (j % 32u)) & 1u) == 1u;
-}
-// Scaled score of row m and key j, the dot products given.
-fn score(products: f32, b: u32, h: u32, m: u32, j: u32) -> f32 {
-  let bits = bits_of(b, m);
-  if is_hidden(bits, j) {
-    return HIDDEN;
+// Scores of a tile; see rel_attention_tile.wgsl.
+
+const K = 320u;
+const VALUES = 480u;
+// v and dout follow.
+var<workgroup> stage: array<vec4f, 800>;
+var<workgroup> kept: array<u32, 128>; // [32 rows, 4 blocks]: 8 decisions of dropout
+
+// Dot products of queries and keys, vec4 b of row a; backward also of dout and values. Rows have been found.
+fn products(b: u32, h: u32, m0: u32, j0: u32, lane: u32) -> array<vec4f, 8> {
+  let y = lane / 8u;
+  let x = lane % 8u;
+  let head = h * p.d;
+  let stride = p.heads * p.d; // between the rows of every tensor
+  var sums: array<vec4f, 8>;
+  for (var c0 = 0u; c0 < p.d; c0 += 16u) {
+    workgroupBarrier(); // the stage has been read
+    for (var e = lane; e < 128u; e += 64u) {
+      let row = e / 4u;
+      let c = c0 + e % 4u * 4u;
+      let to = row * 5u + e % 4u;
+      var content = vec4f(0.0);
+      var position = vec4f(0.0);
+      var gradient = vec4f(0.0);
+      if row_start[row] != PADDED {
+        let first = (b * p.rows + m0 + row) * stride + head;
+        content = q_4(first, c);
+        position = content + r_bias_4(head, c);
+        content += w_bias_4(head, c);
+        gradient = dout_4(first, c);
+      }
+      stage[to] = content;
+      stage[160u + to] = position;
+      let first = (b * p.keys + min(j0 + row, p.keys - 1u)) * stride + head;
+      stage[K + to] = k_4(first, c);
+      stage[VALUES + to] = v_4(first, c);
+      stage[VALUES + 160u + to] = gradient;
+    }
+    workgroupBarrier();
+    var block: array<vec4f, 8>; // short sums round less
+    for (var c = 0u; c < 4u; c++) {
+      let k0 = stage[K + (x + 0u) * 5u + c];
+      let v0 = stage[VALUES + (x + 0u) * 5u + c];
+      let k1 = stage[K + (x + 8u) * 5u + c];
+      let v1 = stage[VALUES + (x + 8u) * 5u + c];
+      let k2 = stage[K + (x + 16u) * 5u + c];
+      let v2 = stage[VALUES + (x + 16u) * 5u + c];
+      let k3 = stage[K + (x + 24u) * 5u + c];
+      let v3 = stage[VALUES + (x + 24u) * 5u + c];
+      {
+        let source = (y + 0u) * 5u + c;
+        let content = stage[source];
+        block[0] += vec4f(dot(content, k0), dot(content, k1), dot(content, k2), dot(content, k3));
+        let position = stage[160u + source];
+        let start = row_start[y + 0u];
+        let row = select(start, 0u, start == PADDED) + j0 + x;
+        let last = p.groups * p.positions - 1u;
+        block[0] += vec4f(
+          dot(position, r_4(min(row, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 8u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 16u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 24u, last) * stride + head, c0 + c * 4u)),
+        );
+        let gradient = stage[VALUES + 160u + source];
+        block[4] += vec4f(dot(gradient, v0), dot(gradient, v1), dot(gradient, v2), dot(gradient, v3));
+      }
+      {
+        let source = (y + 8u) * 5u + c;
+        let content = stage[source];
+        block[1] += vec4f(dot(content, k0), dot(content, k1), dot(content, k2), dot(content, k3));
+        let position = stage[160u + source];
+        let start = row_start[y + 8u];
+        let row = select(start, 0u, start == PADDED) + j0 + x;
+        let last = p.groups * p.positions - 1u;
+        block[1] += vec4f(
+          dot(position, r_4(min(row, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 8u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 16u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 24u, last) * stride + head, c0 + c * 4u)),
+        );
+        let gradient = stage[VALUES + 160u + source];
+        block[5] += vec4f(dot(gradient, v0), dot(gradient, v1), dot(gradient, v2), dot(gradient, v3));
+      }
+      {
+        let source = (y + 16u) * 5u + c;
+        let content = stage[source];
+        block[2] += vec4f(dot(content, k0), dot(content, k1), dot(content, k2), dot(content, k3));
+        let position = stage[160u + source];
+        let start = row_start[y + 16u];
+        let row = select(start, 0u, start == PADDED) + j0 + x;
+        let last = p.groups * p.positions - 1u;
+        block[2] += vec4f(
+          dot(position, r_4(min(row, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 8u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 16u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 24u, last) * stride + head, c0 + c * 4u)),
+        );
+        let gradient = stage[VALUES + 160u + source];
+        block[6] += vec4f(dot(gradient, v0), dot(gradient, v1), dot(gradient, v2), dot(gradient, v3));
+      }
+      {
+        let source = (y + 24u) * 5u + c;
+        let content = stage[source];
+        block[3] += vec4f(dot(content, k0), dot(content, k1), dot(content, k2), dot(content, k3));
+        let position = stage[160u + source];
+        let start = row_start[y + 24u];
+        let row = select(start, 0u, start == PADDED) + j0 + x;
+        let last = p.groups * p.positions - 1u;
+        block[3] += vec4f(
+          dot(position, r_4(min(row, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 8u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 16u, last) * stride + head, c0 + c * 4u)),
+          dot(position, r_4(min(row + 24u, last) * stride + head, c0 + c * 4u)),
+        );
+        let gradient = stage[VALUES + 160u + source];
+        block[7] += vec4f(dot(gradient, v0), dot(gradient, v1), dot(gradient, v2), dot(gradient, v3));
+      }
+    }
+    sums[0] += block[0];
+    sums[1] += block[1];
+    sums[2] += block[2];
+    sums[3] += block[3];
+    sums[4] += block[4];
+    sums[5] += block[5];
+    sums[6] += block[6];
+    sums[7] += block[7];
   }
+  return sums;
+}
+
+// Scaled scores of row m and keys j0 + x + 8 b, the dot products given.
+fn scores_of(products: vec4f, b: u32, h: u32, m: u32, j0: u32, x: u32) -> vec4f {
+  let hidden = (vec4u(work[bits_of(b, m) + j0 / 32u] >> x) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(1u);
   var s = products * p.scale;
   if p.segments == 1u {
-    let term = at.work + p.scores + ((b * p.heads + h) * p.rows + m) * 2u;
-    s += bitcast<f32>(work[term + select(0u, 1u, is_other(bits, j))]);
+    let term = at.work + p.scores + ((b * p.heads + h) * p.rows + min(m, p.rows - 1u)) * 2u;
+    let other = (vec4u(others_of(b, m, j0) >> x) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(1u);
+    s += select(vec4f(bitcast<f32>(work[term])), vec4f(bitcast<f32>(work[term + 1u])), other == vec4u(1u));
   }
-  return s;
-}
-// Probability of a score, from the logarithm of the row's denominator. Where all keys are hidden that is the hidden
-// score itself, in which the number of keys is lost.
-fn probability(s: f32, lse: f32) -> f32 {
-  return select(exp_f32(s - lse), 1.0 / f32(p.keys), lse < 0.5 * HIDDEN);
-}
-// The 8 decisions on keys 8 block to 8 block + 7 of row m.
-fn decisions(block: u32, m: u32, b: u32, h: u32) -> vec4u {
-  return philox(vec4u(block, m, b * p.heads + h, p.site), vec2u(key[at.key], key[at.key + 1u]));
-}
-// Factor of the probability of key j.
-fn factor(words: vec4u, j: u32) -> f32 {
-  return select(0.0, p.keep, keeps(words, j % 8u, p.threshold));
+  return select(s, vec4f(HIDDEN), hidden == vec4u(1u));
 }
 
-var<workgroup> q_content: array<f32, 2048>;  // [D, 8], with w_bias
-var<workgroup> q_position: array<f32, 2048>; // [D, 8], with r_bias
-var<workgroup> d_rows: array<f32, 2048>;     // [D, 8], dout
-var<workgroup> tile: array<f32, 512>;  // [8, 64]
-var<workgroup> part: array<f32, 64>;   // [8 rows, 8 invocations]
-var<workgroup> bits: array<vec4u, 64>; // [8 rows, 8 blocks], decisions
+// Which of the keys j0 + x + 8 b there are.
+fn exist(j0: u32, x: u32) -> vec4<bool> {
+  return vec4u(j0 + x) + vec4u(0u, 8u, 16u, 24u) < vec4u(p.keys);
+}
 
-// Sums over the work group of a value for each row.
-fn row_totals(values: array<f32, 8>, lane: u32) -> array<f32, 8> {
-  workgroupBarrier(); // the tile has been read
-  for (var m = 0u; m < 8u; m++) {
-    tile[m * 64u + lane] = values[m];
-  }
-  workgroupBarrier();
-  var sum = 0.0;
-  for (var e = 0u; e < 8u; e++) {
-    sum += tile[lane * 8u + e]; // of row lane / 8
-  }
-  part[lane] = sum;
-  workgroupBarrier();
-  var totals: array<f32, 8>;
-  for (var m = 0u; m < 8u; m++) {
-    for (var e = 0u; e < 8u; e++) {
-      totals[m] += part[m * 8u + e];
+// Draws the decisions of dropout of a tile; a barrier must follow.
+fn draw(b: u32, h: u32, m0: u32, j0: u32, lane: u32) {
+  for (var e = lane; e < 128u; e += 64u) {
+    let block = vec4u(j0 / 8u + e % 4u, m0 + e / 4u, b * p.heads + h, p.site);
+    let words = philox(block, vec2u(key[at.key], key[at.key + 1u]));
+    var bits = 0u;
+    for (var i = 0u; i < 8u; i++) {
+      bits |= select(0u, 1u << i, keeps(words, i, p.threshold));
     }
+    kept[e] = bits;
   }
-  return totals;
+}
+// Factors of the probabilities of a row of the tile and keys x + 8 b.
+fn factors(row: u32, x: u32) -> vec4f {
+  if p.threshold == 0u {
+    return vec4f(1.0);
+  }
+  let bits = vec4u(kept[row * 4u], kept[row * 4u + 1u], kept[row * 4u + 2u], kept[row * 4u + 3u]);
+  return select(vec4f(0.0), vec4f(p.keep), ((bits >> vec4u(x)) & vec4u(1u)) == vec4u(1u));
+}
+fn exp_4(x: vec4f) -> vec4f {
+  return vec4f(exp_f32(x.x), exp_f32(x.y), exp_f32(x.z), exp_f32(x.w));
+}
+
+var<workgroup> row_lse: array<f32, 32>;
+var<workgroup> row_delta: array<f32, 32>;
+var<workgroup> ds_tile: array<vec4f, 288>;   // [32 rows, 9]: ds of keys x + 8 b
+var<workgroup> drop_tile: array<vec4f, 288>; // [32 rows, 9]: dropout(p)
+var<workgroup> part: array<vec4f, 64>;       // of each invocation, for its four rows or keys
+
+// Probabilities of scores, from the logarithm of the row's denominator. Where all keys are hidden that is the hidden
+// score itself, in which the number of keys is lost.
+fn probabilities(s: vec4f, log_sum: f32) -> vec4f {
+  return select(exp_4(s - vec4f(log_sum)), vec4f(1.0 / f32(p.keys)), vec4<bool>(log_sum < 0.5 * HIDDEN));
 }
 
 @compute @workgroup_size(64)
@@ -248,220 +468,844 @@ fn rel_attention_grad(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let tiles = (p.rows + 7u) / 8u;
+  let tiles = (p.keys + 31u) / 32u;
   let item = flat_group(group, groups);
-  if item >= p.batch * p.heads * tiles {
+  if item >= p.batches * p.heads * tiles {
     return; // the whole work group
   }
-  let m0 = item % tiles * 8u;
-  let h = item / tiles % p.heads;
-  let b = item / tiles / p.heads;
+  let j0 = item % tiles * 32u;
+  let slab_head = item / tiles; // of [batches, H]
+  let h = slab_head % p.heads;
+  let b = p.first_batch + slab_head / p.heads;
   let head = h * p.d;
-  let stride = p.heads * p.d; // between the rows of every tensor
-  for (var e = lane; e < 8u * p.d; e += 64u) {
-    let m = e / p.d;
-    let c = e % p.d;
-    let first_element = (b * p.rows + min(m0 + m, p.rows - 1u)) * stride + head + c;
-    let x = f32(q[at.q + first_element]);
-    d_rows[c * 8u + m] = f32(dout[at.dout + first_element]);
-    q_content[c * 8u + m] = x + f32(w_bias[at.w_bias + head + c]);
-    q_position[c * 8u + m] = x + f32(r_bias[at.r_bias + head + c]);
-  }
-  var start: array<u32, 8>;
-  var padded: array<bool, 8>;
-  var log_sum: array<f32, 8>;
-  for (var m = 0u; m < 8u; m++) {
-    let row = min(m0 + m, p.rows - 1u);
-    let found = work[at.work + p.starts + b * p.rows + row];
-    padded[m] = found == PADDED;
-    start[m] = select(found, 0u, padded[m]);
-    log_sum[m] = f32(lse[at.lse + (b * p.heads + h) * p.rows + row]);
-  }
-  // Sum of dout * out, by 8 invocations a row.
-  let own = lane / 8u;
-  let sub = lane % 8u;
-  let own_row = min(m0 + own, p.rows - 1u);
-  var product = 0.0;
-  for (var c = sub; c < p.d; c += 8u) {
-    let first_element = (b * p.rows + own_row) * stride + head + c;
-    product = fma(f32(dout[at.dout + first_element]), f32(out[at.out + first_element]), product);
-  }
-  part[lane] = product;
-  workgroupBarrier();
-  var delta: array<f32, 8>;
-  for (var m = 0u; m < 8u; m++) {
-    for (var e = 0u; e < 8u; e++) {
-      delta[m] += part[m * 8u + e];
-    }
-  }
-  if lane < 8u && m0 + lane < p.rows {
-    work[at.work + p.deltas + (b * p.heads + h) * p.rows + m0 + lane] = bitcast<u32>(delta[lane]);
-  }
-  // This invocation's share of each row's sums: of ds; of ds and of p over keys of another segment.
-  var ds_sum: array<f32, 8>;
-  var other_ds: array<f32, 8>;
-  var other_p: array<f32, 8>;
-  var o: array<f32, 32>;
-  for (var j0 = 0u; j0 < p.keys; j0 += 64u) {
+  let stride = p.heads * p.d;
+  let y = lane / 8u;
+  let x = lane % 8u;
+  let inside = exist(j0, x);
+  var column_sum = vec4f(0.0); // this invocation's share, keys x + 8 b
+  var ok: array<vec4f, 32>; // [columns, keys y + 8 b]
+  var ov: array<vec4f, 32>;
+  for (var m0 = p.first_row; m0 < min(p.first_row + p.slab_rows, p.rows); m0 += 32u) {
     workgroupBarrier();
+    find_rows(b, m0, lane);
+    if lane < 32u {
+      let row = (b * p.heads + h) * p.rows + min(m0 + lane, p.rows - 1u);
+      row_lse[lane] = lse[at.lse + row];
+      row_delta[lane] = bitcast<f32>(work[at.work + p.deltas + row]);
+    }
     if p.threshold > 0u {
-      bits[lane] = decisions(j0 / 8u + sub, m0 + own, b, h);
+      draw(b, h, m0, j0, lane);
     }
     workgroupBarrier();
-    let j = j0 + lane;
-    if j < p.keys {
-      let first_element = (b * p.keys + j) * stride + head;
-      var s: array<f32, 8>;
-      var dp: array<f32, 8>;
-      for (var c = 0u; c < p.d; c++) {
-        let x = f32(k[at.k + first_element + c]);
-        let y = f32(v[at.v + first_element + c]);
-        for (var m = 0u; m < 8u; m++) {
-          s[m] = fma(q_content[c * 8u + m], x, s[m]);
-          dp[m] = fma(d_rows[c * 8u + m], y, dp[m]);
-        }
+    let s = products(b, h, m0, j0, lane);
+    var other_sum: vec4f; // of p over keys of another segment, rows y + 8 a
+    var column_block = vec4f(0.0);
+    {
+      let row = y + 0u;
+      let m = m0 + row;
+      // A padded target has no gradient, whatever its row holds.
+      let valid = inside & vec4<bool>(row_start[row] != PADDED);
+      let probability = probabilities(scores_of(s[0], b, h, m, j0, x), row_lse[row]);
+      let mask = factors(row, x);
+      let ds = select(vec4f(0.0), probability * fma(mask, s[4], vec4f(-row_delta[row])) * p.scale, valid);
+      ds_tile[row * 9u + x] = ds;
+      drop_tile[row * 9u + x] = select(vec4f(0.0), probability * mask, valid);
+      column_block += ds;
+      let to = at.work + p.slab + (slab_head * p.slab_rows + m - p.first_row) * tiles * 32u + j0 + x;
+      work[to + 0u] = bitcast<u32>(ds[0]);
+      work[to + 8u] = bitcast<u32>(ds[1]);
+      work[to + 16u] = bitcast<u32>(ds[2]);
+      work[to + 24u] = bitcast<u32>(ds[3]);
+      if p.segments == 1u {
+        let other = (vec4u(others_of(b, m, j0) >> x) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(1u);
+        let share = select(vec4f(0.0), probability, valid & (other == vec4u(1u)));
+        other_sum[0] = (share.x + share.y) + (share.z + share.w);
       }
-      for (var m = 0u; m < 8u; m++) {
-        let position = at.r + (start[m] + j) * stride + head;
-        for (var c = 0u; c < p.d; c++) {
-          s[m] = fma(q_position[c * 8u + m], f32(r[position + c]), s[m]);
-        }
+    }
+    {
+      let row = y + 8u;
+      let m = m0 + row;
+      // A padded target has no gradient, whatever its row holds.
+      let valid = inside & vec4<bool>(row_start[row] != PADDED);
+      let probability = probabilities(scores_of(s[1], b, h, m, j0, x), row_lse[row]);
+      let mask = factors(row, x);
+      let ds = select(vec4f(0.0), probability * fma(mask, s[5], vec4f(-row_delta[row])) * p.scale, valid);
+      ds_tile[row * 9u + x] = ds;
+      drop_tile[row * 9u + x] = select(vec4f(0.0), probability * mask, valid);
+      column_block += ds;
+      let to = at.work + p.slab + (slab_head * p.slab_rows + m - p.first_row) * tiles * 32u + j0 + x;
+      work[to + 0u] = bitcast<u32>(ds[0]);
+      work[to + 8u] = bitcast<u32>(ds[1]);
+      work[to + 16u] = bitcast<u32>(ds[2]);
+      work[to + 24u] = bitcast<u32>(ds[3]);
+      if p.segments == 1u {
+        let other = (vec4u(others_of(b, m, j0) >> x) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(1u);
+        let share = select(vec4f(0.0), probability, valid & (other == vec4u(1u)));
+        other_sum[1] = (share.x + share.y) + (share.z + share.w);
       }
-      for (var m = 0u; m < 8u; m++) {
-        let x = probability(score(s[m], b, h, min(m0 + m, p.rows - 1u), j), log_sum[m]);
-        if p.threshold > 0u {
-          dp[m] *= factor(bits[m * 8u + lane / 8u], j);
-        }
-        let ds = select(x * (dp[m] - delta[m]) * p.scale, 0.0, padded[m]);
-        tile[m * 64u + lane] = ds;
-        if p.segments == 1u {
-          ds_sum[m] += ds;
-          if is_other(bits_of(b, min(m0 + m, p.rows - 1u)), j) {
-            other_ds[m] += ds;
-            other_p[m] += x;
-          }
-        }
+    }
+    {
+      let row = y + 16u;
+      let m = m0 + row;
+      // A padded target has no gradient, whatever its row holds.
+      let valid = inside & vec4<bool>(row_start[row] != PADDED);
+      let probability = probabilities(scores_of(s[2], b, h, m, j0, x), row_lse[row]);
+      let mask = factors(row, x);
+      let ds = select(vec4f(0.0), probability * fma(mask, s[6], vec4f(-row_delta[row])) * p.scale, valid);
+      ds_tile[row * 9u + x] = ds;
+      drop_tile[row * 9u + x] = select(vec4f(0.0), probability * mask, valid);
+      column_block += ds;
+      let to = at.work + p.slab + (slab_head * p.slab_rows + m - p.first_row) * tiles * 32u + j0 + x;
+      work[to + 0u] = bitcast<u32>(ds[0]);
+      work[to + 8u] = bitcast<u32>(ds[1]);
+      work[to + 16u] = bitcast<u32>(ds[2]);
+      work[to + 24u] = bitcast<u32>(ds[3]);
+      if p.segments == 1u {
+        let other = (vec4u(others_of(b, m, j0) >> x) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(1u);
+        let share = select(vec4f(0.0), probability, valid & (other == vec4u(1u)));
+        other_sum[2] = (share.x + share.y) + (share.z + share.w);
       }
-    } else {
-      for (var m = 0u; m < 8u; m++) {
-        tile[m * 64u + lane] = 0.0;
+    }
+    {
+      let row = y + 24u;
+      let m = m0 + row;
+      // A padded target has no gradient, whatever its row holds.
+      let valid = inside & vec4<bool>(row_start[row] != PADDED);
+      let probability = probabilities(scores_of(s[3], b, h, m, j0, x), row_lse[row]);
+      let mask = factors(row, x);
+      let ds = select(vec4f(0.0), probability * fma(mask, s[7], vec4f(-row_delta[row])) * p.scale, valid);
+      ds_tile[row * 9u + x] = ds;
+      drop_tile[row * 9u + x] = select(vec4f(0.0), probability * mask, valid);
+      column_block += ds;
+      let to = at.work + p.slab + (slab_head * p.slab_rows + m - p.first_row) * tiles * 32u + j0 + x;
+      work[to + 0u] = bitcast<u32>(ds[0]);
+      work[to + 8u] = bitcast<u32>(ds[1]);
+      work[to + 16u] = bitcast<u32>(ds[2]);
+      work[to + 24u] = bitcast<u32>(ds[3]);
+      if p.segments == 1u {
+        let other = (vec4u(others_of(b, m, j0) >> x) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(1u);
+        let share = select(vec4f(0.0), probability, valid & (other == vec4u(1u)));
+        other_sum[3] = (share.x + share.y) + (share.z + share.w);
       }
+    }
+    column_sum += column_block;
+    part[lane] = other_sum;
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let row = e / 8u;
+      let c = 0u + e % 8u * 4u;
+      let first = (b * p.rows + m0 + row) * stride + head;
+      var query = vec4f(0.0);
+      var gradient = vec4f(0.0);
+      if row_start[row] != PADDED {
+        query = q_4(first, c);
+        query += w_bias_4(head, c);
+        gradient = dout_4(first, c);
+      }
+      stage[e] = query;
+      stage[256u + e] = gradient;
     }
     workgroupBarrier();
-    let end = min(64u, p.keys - j0);
     {
-      let c = lane + 0u;
-      if c < p.d {
-        for (var jj = 0u; jj < end; jj++) {
-          let x = f32(k[at.k + (b * p.keys + j0 + jj) * stride + head + c]);
-          for (var m = 0u; m < 8u; m++) {
-            let y = x + f32(r[at.r + (start[m] + j0 + jj) * stride + head + c]);
-            o[0u + m] = fma(tile[m * 64u + jj], y, o[0u + m]);
-          }
-        }
+      var block: array<vec4f, 8>;
+      for (var m = 0u; m < 32u; m++) {
+        let ds = ds_tile[m * 9u + y];
+        let dropped = drop_tile[m * 9u + y];
+        let query = stage[m * 8u + x];
+        let gradient = stage[256u + m * 8u + x];
+        block[0] = fma(vec4f(ds[0]), query, block[0]);
+        block[4] = fma(vec4f(dropped[0]), gradient, block[4]);
+        block[1] = fma(vec4f(ds[1]), query, block[1]);
+        block[5] = fma(vec4f(dropped[1]), gradient, block[5]);
+        block[2] = fma(vec4f(ds[2]), query, block[2]);
+        block[6] = fma(vec4f(dropped[2]), gradient, block[6]);
+        block[3] = fma(vec4f(ds[3]), query, block[3]);
+        block[7] = fma(vec4f(dropped[3]), gradient, block[7]);
       }
+      ok[0] += block[0];
+      ov[0] += block[4];
+      ok[1] += block[1];
+      ov[1] += block[5];
+      ok[2] += block[2];
+      ov[2] += block[6];
+      ok[3] += block[3];
+      ov[3] += block[7];
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let row = e / 8u;
+      let c = 32u + e % 8u * 4u;
+      let first = (b * p.rows + m0 + row) * stride + head;
+      var query = vec4f(0.0);
+      var gradient = vec4f(0.0);
+      if row_start[row] != PADDED {
+        query = q_4(first, c);
+        query += w_bias_4(head, c);
+        gradient = dout_4(first, c);
+      }
+      stage[e] = query;
+      stage[256u + e] = gradient;
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 8>;
+      for (var m = 0u; m < 32u; m++) {
+        let ds = ds_tile[m * 9u + y];
+        let dropped = drop_tile[m * 9u + y];
+        let query = stage[m * 8u + x];
+        let gradient = stage[256u + m * 8u + x];
+        block[0] = fma(vec4f(ds[0]), query, block[0]);
+        block[4] = fma(vec4f(dropped[0]), gradient, block[4]);
+        block[1] = fma(vec4f(ds[1]), query, block[1]);
+        block[5] = fma(vec4f(dropped[1]), gradient, block[5]);
+        block[2] = fma(vec4f(ds[2]), query, block[2]);
+        block[6] = fma(vec4f(dropped[2]), gradient, block[6]);
+        block[3] = fma(vec4f(ds[3]), query, block[3]);
+        block[7] = fma(vec4f(dropped[3]), gradient, block[7]);
+      }
+      ok[4] += block[0];
+      ov[4] += block[4];
+      ok[5] += block[1];
+      ov[5] += block[5];
+      ok[6] += block[2];
+      ov[6] += block[6];
+      ok[7] += block[3];
+      ov[7] += block[7];
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let row = e / 8u;
+      let c = 64u + e % 8u * 4u;
+      let first = (b * p.rows + m0 + row) * stride + head;
+      var query = vec4f(0.0);
+      var gradient = vec4f(0.0);
+      if row_start[row] != PADDED {
+        query = q_4(first, c);
+        query += w_bias_4(head, c);
+        gradient = dout_4(first, c);
+      }
+      stage[e] = query;
+      stage[256u + e] = gradient;
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 8>;
+      for (var m = 0u; m < 32u; m++) {
+        let ds = ds_tile[m * 9u + y];
+        let dropped = drop_tile[m * 9u + y];
+        let query = stage[m * 8u + x];
+        let gradient = stage[256u + m * 8u + x];
+        block[0] = fma(vec4f(ds[0]), query, block[0]);
+        block[4] = fma(vec4f(dropped[0]), gradient, block[4]);
+        block[1] = fma(vec4f(ds[1]), query, block[1]);
+        block[5] = fma(vec4f(dropped[1]), gradient, block[5]);
+        block[2] = fma(vec4f(ds[2]), query, block[2]);
+        block[6] = fma(vec4f(dropped[2]), gradient, block[6]);
+        block[3] = fma(vec4f(ds[3]), query, block[3]);
+        block[7] = fma(vec4f(dropped[3]), gradient, block[7]);
+      }
+      ok[8] += block[0];
+      ov[8] += block[4];
+      ok[9] += block[1];
+      ov[9] += block[5];
+      ok[10] += block[2];
+      ov[10] += block[6];
+      ok[11] += block[3];
+      ov[11] += block[7];
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let row = e / 8u;
+      let c = 96u + e % 8u * 4u;
+      let first = (b * p.rows + m0 + row) * stride + head;
+      var query = vec4f(0.0);
+      var gradient = vec4f(0.0);
+      if row_start[row] != PADDED {
+        query = q_4(first, c);
+        query += w_bias_4(head, c);
+        gradient = dout_4(first, c);
+      }
+      stage[e] = query;
+      stage[256u + e] = gradient;
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 8>;
+      for (var m = 0u; m < 32u; m++) {
+        let ds = ds_tile[m * 9u + y];
+        let dropped = drop_tile[m * 9u + y];
+        let query = stage[m * 8u + x];
+        let gradient = stage[256u + m * 8u + x];
+        block[0] = fma(vec4f(ds[0]), query, block[0]);
+        block[4] = fma(vec4f(dropped[0]), gradient, block[4]);
+        block[1] = fma(vec4f(ds[1]), query, block[1]);
+        block[5] = fma(vec4f(dropped[1]), gradient, block[5]);
+        block[2] = fma(vec4f(ds[2]), query, block[2]);
+        block[6] = fma(vec4f(dropped[2]), gradient, block[6]);
+        block[3] = fma(vec4f(ds[3]), query, block[3]);
+        block[7] = fma(vec4f(dropped[3]), gradient, block[7]);
+      }
+      ok[12] += block[0];
+      ov[12] += block[4];
+      ok[13] += block[1];
+      ov[13] += block[5];
+      ok[14] += block[2];
+      ov[14] += block[6];
+      ok[15] += block[3];
+      ov[15] += block[7];
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let row = e / 8u;
+      let c = 128u + e % 8u * 4u;
+      let first = (b * p.rows + m0 + row) * stride + head;
+      var query = vec4f(0.0);
+      var gradient = vec4f(0.0);
+      if row_start[row] != PADDED {
+        query = q_4(first, c);
+        query += w_bias_4(head, c);
+        gradient = dout_4(first, c);
+      }
+      stage[e] = query;
+      stage[256u + e] = gradient;
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 8>;
+      for (var m = 0u; m < 32u; m++) {
+        let ds = ds_tile[m * 9u + y];
+        let dropped = drop_tile[m * 9u + y];
+        let query = stage[m * 8u + x];
+        let gradient = stage[256u + m * 8u + x];
+        block[0] = fma(vec4f(ds[0]), query, block[0]);
+        block[4] = fma(vec4f(dropped[0]), gradient, block[4]);
+        block[1] = fma(vec4f(ds[1]), query, block[1]);
+        block[5] = fma(vec4f(dropped[1]), gradient, block[5]);
+        block[2] = fma(vec4f(ds[2]), query, block[2]);
+        block[6] = fma(vec4f(dropped[2]), gradient, block[6]);
+        block[3] = fma(vec4f(ds[3]), query, block[3]);
+        block[7] = fma(vec4f(dropped[3]), gradient, block[7]);
+      }
+      ok[16] += block[0];
+      ov[16] += block[4];
+      ok[17] += block[1];
+      ov[17] += block[5];
+      ok[18] += block[2];
+      ov[18] += block[6];
+      ok[19] += block[3];
+      ov[19] += block[7];
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let row = e / 8u;
+      let c = 160u + e % 8u * 4u;
+      let first = (b * p.rows + m0 + row) * stride + head;
+      var query = vec4f(0.0);
+      var gradient = vec4f(0.0);
+      if row_start[row] != PADDED {
+        query = q_4(first, c);
+        query += w_bias_4(head, c);
+        gradient = dout_4(first, c);
+      }
+      stage[e] = query;
+      stage[256u + e] = gradient;
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 8>;
+      for (var m = 0u; m < 32u; m++) {
+        let ds = ds_tile[m * 9u + y];
+        let dropped = drop_tile[m * 9u + y];
+        let query = stage[m * 8u + x];
+        let gradient = stage[256u + m * 8u + x];
+        block[0] = fma(vec4f(ds[0]), query, block[0]);
+        block[4] = fma(vec4f(dropped[0]), gradient, block[4]);
+        block[1] = fma(vec4f(ds[1]), query, block[1]);
+        block[5] = fma(vec4f(dropped[1]), gradient, block[5]);
+        block[2] = fma(vec4f(ds[2]), query, block[2]);
+        block[6] = fma(vec4f(dropped[2]), gradient, block[6]);
+        block[3] = fma(vec4f(ds[3]), query, block[3]);
+        block[7] = fma(vec4f(dropped[3]), gradient, block[7]);
+      }
+      ok[20] += block[0];
+      ov[20] += block[4];
+      ok[21] += block[1];
+      ov[21] += block[5];
+      ok[22] += block[2];
+      ov[22] += block[6];
+      ok[23] += block[3];
+      ov[23] += block[7];
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let row = e / 8u;
+      let c = 192u + e % 8u * 4u;
+      let first = (b * p.rows + m0 + row) * stride + head;
+      var query = vec4f(0.0);
+      var gradient = vec4f(0.0);
+      if row_start[row] != PADDED {
+        query = q_4(first, c);
+        query += w_bias_4(head, c);
+        gradient = dout_4(first, c);
+      }
+      stage[e] = query;
+      stage[256u + e] = gradient;
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 8>;
+      for (var m = 0u; m < 32u; m++) {
+        let ds = ds_tile[m * 9u + y];
+        let dropped = drop_tile[m * 9u + y];
+        let query = stage[m * 8u + x];
+        let gradient = stage[256u + m * 8u + x];
+        block[0] = fma(vec4f(ds[0]), query, block[0]);
+        block[4] = fma(vec4f(dropped[0]), gradient, block[4]);
+        block[1] = fma(vec4f(ds[1]), query, block[1]);
+        block[5] = fma(vec4f(dropped[1]), gradient, block[5]);
+        block[2] = fma(vec4f(ds[2]), query, block[2]);
+        block[6] = fma(vec4f(dropped[2]), gradient, block[6]);
+        block[3] = fma(vec4f(ds[3]), query, block[3]);
+        block[7] = fma(vec4f(dropped[3]), gradient, block[7]);
+      }
+      ok[24] += block[0];
+      ov[24] += block[4];
+      ok[25] += block[1];
+      ov[25] += block[5];
+      ok[26] += block[2];
+      ov[26] += block[6];
+      ok[27] += block[3];
+      ov[27] += block[7];
+    }
+    workgroupBarrier();
+    for (var e = lane; e < 256u; e += 64u) {
+      let row = e / 8u;
+      let c = 224u + e % 8u * 4u;
+      let first = (b * p.rows + m0 + row) * stride + head;
+      var query = vec4f(0.0);
+      var gradient = vec4f(0.0);
+      if row_start[row] != PADDED {
+        query = q_4(first, c);
+        query += w_bias_4(head, c);
+        gradient = dout_4(first, c);
+      }
+      stage[e] = query;
+      stage[256u + e] = gradient;
+    }
+    workgroupBarrier();
+    {
+      var block: array<vec4f, 8>;
+      for (var m = 0u; m < 32u; m++) {
+        let ds = ds_tile[m * 9u + y];
+        let dropped = drop_tile[m * 9u + y];
+        let query = stage[m * 8u + x];
+        let gradient = stage[256u + m * 8u + x];
+        block[0] = fma(vec4f(ds[0]), query, block[0]);
+        block[4] = fma(vec4f(dropped[0]), gradient, block[4]);
+        block[1] = fma(vec4f(ds[1]), query, block[1]);
+        block[5] = fma(vec4f(dropped[1]), gradient, block[5]);
+        block[2] = fma(vec4f(ds[2]), query, block[2]);
+        block[6] = fma(vec4f(dropped[2]), gradient, block[6]);
+        block[3] = fma(vec4f(ds[3]), query, block[3]);
+        block[7] = fma(vec4f(dropped[3]), gradient, block[7]);
+      }
+      ok[28] += block[0];
+      ov[28] += block[4];
+      ok[29] += block[1];
+      ov[29] += block[5];
+      ok[30] += block[2];
+      ov[30] += block[6];
+      ok[31] += block[3];
+      ov[31] += block[7];
+    }
+    if p.segments == 1u && x == 0u {
+      var sum = vec4f(0.0);
+      for (var e = 0u; e < 8u; e++) {
+        sum += part[lane + e];
+      }
+      let to = at.work + p.others + (slab_head * p.slab_rows + m0 - p.first_row + y) * tiles + j0 / 32u;
+      work[to + 0u * tiles] = bitcast<u32>(sum[0]);
+      work[to + 8u * tiles] = bitcast<u32>(sum[1]);
+      work[to + 16u * tiles] = bitcast<u32>(sum[2]);
+      work[to + 24u * tiles] = bitcast<u32>(sum[3]);
+    }
+  }
+  workgroupBarrier();
+  part[lane] = column_sum;
+  workgroupBarrier();
+  if lane < 32u && j0 + lane < p.keys {
+    let to = at.work + p.column_sums + (b * p.heads + h) * p.keys + j0 + lane;
+    var total = 0.0;
+    if p.accumulate == 1u {
+      total = bitcast<f32>(work[to]);
+    }
+    for (var e = 0u; e < 8u; e++) {
+      total += part[e * 8u + lane % 8u][lane / 8u];
+    }
+    work[to] = bitcast<u32>(total);
+  }
+  if j0 + y + 0u < p.keys {
+    let to = (b * p.keys + j0 + y + 0u) * stride + head;
+    {
+      let c = 0u + x * 4u;
+      var sum_k = ok[0];
+      var sum_v = ov[0];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
     }
     {
-      let c = lane + 64u;
-      if c < p.d {
-        for (var jj = 0u; jj < end; jj++) {
-          let x = f32(k[at.k + (b * p.keys + j0 + jj) * stride + head + c]);
-          for (var m = 0u; m < 8u; m++) {
-            let y = x + f32(r[at.r + (start[m] + j0 + jj) * stride + head + c]);
-            o[8u + m] = fma(tile[m * 64u + jj], y, o[8u + m]);
-          }
-        }
+      let c = 32u + x * 4u;
+      var sum_k = ok[4];
+      var sum_v = ov[4];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
       }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
     }
     {
-      let c = lane + 128u;
-      if c < p.d {
-        for (var jj = 0u; jj < end; jj++) {
-          let x = f32(k[at.k + (b * p.keys + j0 + jj) * stride + head + c]);
-          for (var m = 0u; m < 8u; m++) {
-            let y = x + f32(r[at.r + (start[m] + j0 + jj) * stride + head + c]);
-            o[16u + m] = fma(tile[m * 64u + jj], y, o[16u + m]);
-          }
-        }
+      let c = 64u + x * 4u;
+      var sum_k = ok[8];
+      var sum_v = ov[8];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
       }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
     }
     {
-      let c = lane + 192u;
-      if c < p.d {
-        for (var jj = 0u; jj < end; jj++) {
-          let x = f32(k[at.k + (b * p.keys + j0 + jj) * stride + head + c]);
-          for (var m = 0u; m < 8u; m++) {
-            let y = x + f32(r[at.r + (start[m] + j0 + jj) * stride + head + c]);
-            o[24u + m] = fma(tile[m * 64u + jj], y, o[24u + m]);
-          }
-        }
+      let c = 96u + x * 4u;
+      var sum_k = ok[12];
+      var sum_v = ov[12];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
       }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 128u + x * 4u;
+      var sum_k = ok[16];
+      var sum_v = ov[16];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 160u + x * 4u;
+      var sum_k = ok[20];
+      var sum_v = ov[20];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 192u + x * 4u;
+      var sum_k = ok[24];
+      var sum_v = ov[24];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 224u + x * 4u;
+      var sum_k = ok[28];
+      var sum_v = ov[28];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
     }
   }
-  // An error of delta enters ds as p times that error; the sum over all keys, 0 but for it, tells how much.
-  let excess = row_totals(ds_sum, lane);
-  let weights = row_totals(other_p, lane);
-  var others = row_totals(other_ds, lane);
-  for (var m = 0u; m < 8u; m++) {
-    others[m] = select(fma(-weights[m], excess[m], others[m]), 0.0, padded[m]);
-  }
-  if lane < 8u && m0 + lane < p.rows {
-    work[at.work + p.row_sums + (b * p.heads + h) * p.rows + m0 + lane] = bitcast<u32>(others[lane]);
-  }
-  {
-    let c = lane + 0u;
-    if c < p.d {
-      var difference = 0.0;
-      if p.segments == 1u {
-        difference = f32(seg_embed[at.seg_embed + stride + head + c]) - f32(seg_embed[at.seg_embed + head + c]);
+  if j0 + y + 8u < p.keys {
+    let to = (b * p.keys + j0 + y + 8u) * stride + head;
+    {
+      let c = 0u + x * 4u;
+      var sum_k = ok[1];
+      var sum_v = ov[1];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
       }
-      for (var m = 0u; m < 8u; m++) {
-        if m0 + m < p.rows {
-          dq[at.dq + (b * p.rows + m0 + m) * stride + head + c] = T(fma(others[m], difference, o[0u + m]));
-        }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 32u + x * 4u;
+      var sum_k = ok[5];
+      var sum_v = ov[5];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
       }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 64u + x * 4u;
+      var sum_k = ok[9];
+      var sum_v = ov[9];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 96u + x * 4u;
+      var sum_k = ok[13];
+      var sum_v = ov[13];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 128u + x * 4u;
+      var sum_k = ok[17];
+      var sum_v = ov[17];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 160u + x * 4u;
+      var sum_k = ok[21];
+      var sum_v = ov[21];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 192u + x * 4u;
+      var sum_k = ok[25];
+      var sum_v = ov[25];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 224u + x * 4u;
+      var sum_k = ok[29];
+      var sum_v = ov[29];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
     }
   }
-  {
-    let c = lane + 64u;
-    if c < p.d {
-      var difference = 0.0;
-      if p.segments == 1u {
-        difference = f32(seg_embed[at.seg_embed + stride + head + c]) - f32(seg_embed[at.seg_embed + head + c]);
+  if j0 + y + 16u < p.keys {
+    let to = (b * p.keys + j0 + y + 16u) * stride + head;
+    {
+      let c = 0u + x * 4u;
+      var sum_k = ok[2];
+      var sum_v = ov[2];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
       }
-      for (var m = 0u; m < 8u; m++) {
-        if m0 + m < p.rows {
-          dq[at.dq + (b * p.rows + m0 + m) * stride + head + c] = T(fma(others[m], difference, o[8u + m]));
-        }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 32u + x * 4u;
+      var sum_k = ok[6];
+      var sum_v = ov[6];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
       }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 64u + x * 4u;
+      var sum_k = ok[10];
+      var sum_v = ov[10];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 96u + x * 4u;
+      var sum_k = ok[14];
+      var sum_v = ov[14];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 128u + x * 4u;
+      var sum_k = ok[18];
+      var sum_v = ov[18];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 160u + x * 4u;
+      var sum_k = ok[22];
+      var sum_v = ov[22];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 192u + x * 4u;
+      var sum_k = ok[26];
+      var sum_v = ov[26];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 224u + x * 4u;
+      var sum_k = ok[30];
+      var sum_v = ov[30];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
     }
   }
-  {
-    let c = lane + 128u;
-    if c < p.d {
-      var difference = 0.0;
-      if p.segments == 1u {
-        difference = f32(seg_embed[at.seg_embed + stride + head + c]) - f32(seg_embed[at.seg_embed + head + c]);
+  if j0 + y + 24u < p.keys {
+    let to = (b * p.keys + j0 + y + 24u) * stride + head;
+    {
+      let c = 0u + x * 4u;
+      var sum_k = ok[3];
+      var sum_v = ov[3];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
       }
-      for (var m = 0u; m < 8u; m++) {
-        if m0 + m < p.rows {
-          dq[at.dq + (b * p.rows + m0 + m) * stride + head + c] = T(fma(others[m], difference, o[16u + m]));
-        }
-      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
     }
-  }
-  {
-    let c = lane + 192u;
-    if c < p.d {
-      var difference = 0.0;
-      if p.segments == 1u {
-        difference = f32(seg_embed[at.seg_embed + stride + head + c]) - f32(seg_embed[at.seg_embed + head + c]);
+    {
+      let c = 32u + x * 4u;
+      var sum_k = ok[7];
+      var sum_v = ov[7];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
       }
-      for (var m = 0u; m < 8u; m++) {
-        if m0 + m < p.rows {
-          dq[at.dq + (b * p.rows + m0 + m) * stride + head + c] = T(fma(others[m], difference, o[24u + m]));
-        }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 64u + x * 4u;
+      var sum_k = ok[11];
+      var sum_v = ov[11];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
       }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 96u + x * 4u;
+      var sum_k = ok[15];
+      var sum_v = ov[15];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 128u + x * 4u;
+      var sum_k = ok[19];
+      var sum_v = ov[19];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 160u + x * 4u;
+      var sum_k = ok[23];
+      var sum_v = ov[23];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 192u + x * 4u;
+      var sum_k = ok[27];
+      var sum_v = ov[27];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
+    }
+    {
+      let c = 224u + x * 4u;
+      var sum_k = ok[31];
+      var sum_v = ov[31];
+      if p.accumulate == 1u {
+        sum_k += dk_4(to, c);
+        sum_v += dv_4(to, c);
+      }
+      store_dk(to, c, sum_k);
+      store_dv(to, c, sum_v);
     }
   }
 }

@@ -30,189 +30,87 @@ struct Params {
   row_sums: u32,      // [B, H, rows] f32: sum of ds over keys of another segment
   column_sums: u32,   // [B, H, N] f32: sum of ds over rows
   position_sums: u32, // [G, H, P] f32: sum of ds over the pairs of a row of r
+  first_batch: u32,   // of the slab, the part of the batch and of its rows whose ds is in scratch
+  batches: u32,
+  first_row: u32,
+  slab_rows: u32,     // a multiple of 32
+  slab: u32,          // [batches, H, slab_rows, 32 ceil(N/32)] f32: ds
+  others: u32,        // [batches, H, slab_rows, ceil(N/32)] f32: sum of p over 32 keys, those of another segment
 }
 
 const PADDED = 0xffffffffu;
 // Score of a hidden key.
 const HIDDEN = -1e30;
-struct At {
-  q: u32, k: u32, v: u32, r: u32, w_bias: u32, r_bias: u32, key: u32, dout: u32, lse: u32, work: u32, dr: u32,
-}
+struct At { q: u32, r_bias: u32, work: u32, dr: u32 }
 @group(1) @binding(0) var<uniform> p: Params;
 @group(1) @binding(1) var<uniform> at: At;
-@group(0) @binding(0) var<storage, read_write> q: array<T>;      // [B, rows, H, D]
-@group(0) @binding(1) var<storage, read_write> k: array<T>;      // [B, N, H, D]
-@group(0) @binding(2) var<storage, read_write> v: array<T>;      // [B, N, H, D]
-@group(0) @binding(3) var<storage, read_write> r: array<T>;      // [G, P, H, D]
-@group(0) @binding(4) var<storage, read_write> w_bias: array<T>; // [H, D]
-@group(0) @binding(5) var<storage, read_write> r_bias: array<T>; // [H, D]
-@group(0) @binding(6) var<storage, read_write> key: array<u32>;  // [2]
-@group(0) @binding(7) var<storage, read_write> dout: array<T>;   // [B, rows, H, D]
-@group(0) @binding(8) var<storage, read_write> lse: array<T>;    // [B, H, rows]
-@group(0) @binding(9) var<storage, read_write> work: array<u32>;
-@group(0) @binding(10) var<storage, read_write> dr: array<T>;    // [G, P, H, D]
+alias Memory = vec4<T>;
+@group(0) @binding(0) var<storage, read_write> q: array<Memory>;      // [B, rows, H, D]
+@group(0) @binding(1) var<storage, read_write> r_bias: array<Memory>; // [H, D]
+@group(0) @binding(2) var<storage, read_write> work: array<u32>;
+@group(0) @binding(3) var<storage, read_write> dr: array<Memory>;     // [G, P, H, D]
 
 // Number of this work group in a grid that was folded to two dimensions, since each has at most 65535.
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
   return group.x + group.y * groups.x;
 }
-// exp, log, tanh and erf to a few units in the last place, on every driver: WGSL allows its own to be off by far more, its
-// tanh overflows on some, erf does not exist. NaN stays NaN. The same approximations as src/backend/cpu/real.rs.
+// Tiles of 32 rows and 32 keys in work groups of 64. Invocation (y, x) = (lane / 8, lane % 8) owns rows y + 8 a and keys
+// x + 8 b, a and b from 0 to 3: neighbours touch neighbours in work group memory, and its 16 pairs need 7 rows of r, since
+// row i and key j need row start(0) - i + j of a content stream. Heads go through work group memory 16 columns at a time.
 
-// 2^n for -126 <= n <= 127.
-fn power_of_two(n: i32) -> f32 {
-  return bitcast<f32>(u32(n + 127) << 23u);
-}
-
-fn exp_f32(x: f32) -> f32 {
-  // Beyond these bounds the answer is 0 or infinity; comparisons let a NaN through.
-  var y = select(x, -104.0, x < -104.0);
-  y = select(y, 89.0, y > 89.0);
-  let n = round(y * 1.44269504);
-  // ln 2 in two parts; the product with the first, 355/512, is exact.
-  let r = fma(n, 2.1219444e-4, fma(n, -0.6933594, y)); // |r| <= ln(2)/2
-  let p = fma(fma(fma(fma(fma(1.9875691e-4, r, 1.3982e-3), r, 8.333452e-3), r, 4.1665796e-2), r, 0.16666666), r, 0.5);
-  // 2^n as two factors, since n reaches from -150 to 128.
-  let whole = i32(n);
-  let half = whole >> 1u;
-  return (fma(p, r * r, r) + 1.0) * power_of_two(half) * power_of_two(whole - half);
-}
-
-// Of normal positive numbers.
-fn log_f32(x: f32) -> f32 {
-  let bits = bitcast<u32>(x);
-  // Mantissa between sqrt(1/2) and sqrt(2).
-  let e = i32(bits - 0x3f3504f3u) >> 23u;
-  let m = bitcast<f32>(bits - u32(e << 23u)) - 1.0;
-  let low = fma(fma(fma(7.0376836e-2, m, -0.1151461), m, 0.116769984), m, -0.12420141);
-  let p = fma(fma(fma(fma(fma(low, m, 0.14249323), m, -0.16668057), m, 0.20000714), m, -0.24999994), m, 0.3333333);
-  let z = m * m;
-  let y = fma(p * m, z, fma(f32(e), -2.1219444e-4, -0.5 * z));
-  return select(fma(f32(e), 0.6933594, m + y), x, x != x);
-}
-
-fn tanh_f32(x: f32) -> f32 {
-  let size = abs(x);
-  let t = exp_f32(-2.0 * size);
-  let far = sign(x) * ((1.0 - t) / (1.0 + t));
-  let z = x * x;
-  let p = fma(z, fma(z, fma(z, fma(z, -5.7049887e-3, 2.063909e-2), -5.3739716e-2), 0.13331442), -0.3333328);
-  return select(far, fma(p * z, x, x), size < 0.625);
-}
-
-fn erf_f32(x: f32) -> f32 {
-  let size = abs(x);
-  // Abramowitz and Stegun 7.1.26, error below 1.5e-7.
-  let t = 1.0 / fma(0.3275911, size, 1.0);
-  let p = fma(t, fma(t, fma(t, fma(t, 1.0614054, -1.453152), 1.4214137), -0.28449674), 0.2548296);
-  let far = sign(x) * (1.0 - p * t * exp_f32(-size * size));
-  // An odd polynomial below 1, where 1 - ... would lose relative accuracy.
-  let z = x * x;
-  let low = fma(z, fma(z, fma(z, 7.853861e-5, -8.010194e-4), 5.1883277e-3), -2.6853812e-2);
-  let q = fma(z, fma(z, fma(z, low, 0.11283585), -0.37612626), 1.1283792);
-  return select(far, q * x, size < 1.0);
-}
-// Philox4x32-7, the bits of src/op/philox.rs: a block of four words is a function of counter and key alone.
-
-// Arithmetic on 64 bits, low word first.
-
-// High half of a 64-bit product, by 16-bit digits.
-fn multiply_high(a: u32, b: u32) -> u32 {
-  let al = a & 0xffffu;
-  let ah = a >> 16u;
-  let bl = b & 0xffffu;
-  let bh = b >> 16u;
-  let low = al * bl;
-  let middle = ah * bl + (low >> 16u); // at most 0xfffe0001 + 0xfffe: fits
-  let cross = al * bh + (middle & 0xffffu);
-  return ah * bh + (middle >> 16u) + (cross >> 16u);
-}
-
-// Product of two fractions in units of 2^-64, cut off.
-fn multiply_fractions(a: vec2u, b: vec2u) -> vec2u {
-  let first = a.y * b.x;
-  let second = a.x * b.y;
-  let third = multiply_high(a.x, b.x);
-  // Carry out of bit 64 of the lowest three parts.
-  let sum = first + second;
-  let total = sum + third;
-  let carry = select(0u, 1u, sum < first) + select(0u, 1u, total < sum);
-  let high = a.y * b.y;
-  let add = vec3u(multiply_high(a.y, b.x), multiply_high(a.x, b.y), carry);
-  var low = high;
-  var top = multiply_high(a.y, b.y);
-  low += add.x;
-  top += select(0u, 1u, low < add.x);
-  low += add.y;
-  top += select(0u, 1u, low < add.y);
-  low += add.z;
-  top += select(0u, 1u, low < add.z);
-  return vec2u(low, top);
-}
-
-fn philox(start: vec4u, start_key: vec2u) -> vec4u {
-  var c = start;
-  var k = start_key;
-  for (var round = 0u; round < 7u; round++) {
-    let first = vec2u(multiply_high(0xD2511F53u, c.x), 0xD2511F53u * c.x);
-    let second = vec2u(multiply_high(0xCD9E8D57u, c.z), 0xCD9E8D57u * c.z);
-    c = vec4u(second.x ^ c.y ^ k.x, second.y, first.x ^ c.w ^ k.y, first.y);
-    k += vec2u(0x9E3779B9u, 0xBB67AE85u);
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn q_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(q[(at.q + first + c) / 4u]);
   }
-  return c;
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn r_bias_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(r_bias[(at.r_bias + first + c) / 4u]);
+  }
+  return vec4f(0.0);
+}
+// Columns c to c + 3 of the head that begins at element `first`; 0 beyond its end.
+fn dr_4(first: u32, c: u32) -> vec4f {
+  if c < p.d {
+    return vec4f(dr[(at.dr + first + c) / 4u]);
+  }
+  return vec4f(0.0);
 }
 
-// Decision `e` of 8 in a block: 16 bits, the low half of a word first.
-fn keeps(words: vec4u, e: u32, threshold: u32) -> bool {
-  return ((words[e / 2u] >> (16u * (e % 2u))) & 0xffffu) >= threshold;
+fn store_dr(first: u32, c: u32, value: vec4f) {
+  if c < p.d {
+    dr[(at.dr + first + c) / 4u] = vec4<T>(value);
+  }
 }
 
-// Block of the plain elements 8 i to 8 i + 7 of a tensor.
-fn element_block(i: u32, site: u32, key: vec2u) -> vec4u {
-  return philox(vec4u(i, 0u, 0u, site), key);
+var<workgroup> row_start: array<u32, 32>; // row of r that belongs to key 0; PADDED: there is no such row
+
+// Finds the rows m0 to m0 + 31; a barrier must follow.
+fn find_rows(b: u32, m0: u32, lane: u32) {
+  if lane < 32u {
+    var start = PADDED;
+    if m0 + lane < p.rows {
+      start = work[at.work + p.starts + b * p.rows + m0 + lane];
+    }
+    row_start[lane] = start;
+  }
 }
-// Scores of a tile of 8 rows and 64 keys, an invocation a key; needs q_content (and q_position) in work group memory.
 
 // First word of the bits of row m.
 fn bits_of(b: u32, m: u32) -> u32 {
-  return at.work + p.hidden + (b * p.rows + m) * 2u * ((p.keys + 31u) / 32u);
+  return at.work + p.hidden + (b * p.rows + min(m, p.rows - 1u)) * 2u * ((p.keys + 31u) / 32u);
 }
-fn is_hidden(bits: u32, j: u32) -> bool {
-  return ((work[bits + j / 32u] >> (j % 32u)) & 1u) == 1u;
-}
-fn is_other(bits: u32, j: u32) -> bool {
-  return ((work[bits + (p.keys + 31u) / 32u + j / 32u] >> (j % 32u)) & 1u) == 1u;
-}
-// Scaled score of row m and key j, the dot products given.
-fn score(products: f32, b: u32, h: u32, m: u32, j: u32) -> f32 {
-  let bits = bits_of(b, m);
-  if is_hidden(bits, j) {
-    return HIDDEN;
-  }
-  var s = products * p.scale;
-  if p.segments == 1u {
-    let term = at.work + p.scores + ((b * p.heads + h) * p.rows + m) * 2u;
-    s += bitcast<f32>(work[term + select(0u, 1u, is_other(bits, j))]);
-  }
-  return s;
-}
-// Probability of a score, from the logarithm of the row's denominator. Where all keys are hidden that is the hidden
-// score itself, in which the number of keys is lost.
-fn probability(s: f32, lse: f32) -> f32 {
-  return select(exp_f32(s - lse), 1.0 / f32(p.keys), lse < 0.5 * HIDDEN);
-}
-// The 8 decisions on keys 8 block to 8 block + 7 of row m.
-fn decisions(block: u32, m: u32, b: u32, h: u32) -> vec4u {
-  return philox(vec4u(block, m, b * p.heads + h, p.site), vec2u(key[at.key], key[at.key + 1u]));
-}
-// Factor of the probability of key j.
-fn factor(words: vec4u, j: u32) -> f32 {
-  return select(0.0, p.keep, keeps(words, j % 8u, p.threshold));
+// Bits of keys j0 to j0 + 31 of a row: of another segment.
+fn others_of(b: u32, m: u32, j0: u32) -> u32 {
+  return work[bits_of(b, m) + (p.keys + 31u) / 32u + j0 / 32u];
 }
 
-var<workgroup> r_rows: array<f32, 2048>; // [D, 8]
-var<workgroup> tile: array<f32, 512>; // [8, 64], ds
-var<workgroup> part: array<f32, 64>;  // [8 rows of r, 8 invocations]
+var<workgroup> tile: array<vec4f, 288>;  // [32 query rows, 9]: ds of rows x + 8 b of r
+var<workgroup> stage: array<vec4f, 256>; // [32 query rows, 8] q, with r_bias
+var<workgroup> part: array<vec4f, 64>;
 
 @compute @workgroup_size(64)
 fn rel_attention_grad_positions(
@@ -220,214 +118,641 @@ fn rel_attention_grad_positions(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let tiles = (p.positions + 7u) / 8u;
+  let tiles = (p.positions + 31u) / 32u;
+  let key_tiles = (p.keys + 31u) / 32u;
   let item = flat_group(group, groups);
   if item >= p.groups * p.heads * tiles {
     return; // the whole work group
   }
-  let t0 = item % tiles * 8u;
+  let t0 = item % tiles * 32u;
   let h = item / tiles % p.heads;
   let first = item / tiles / p.heads * p.positions; // of the group's rows
   let head = h * p.d;
-  let stride = p.heads * p.d; // between the rows of every tensor
-  for (var e = lane; e < 8u * p.d; e += 64u) {
-    let tt = e / p.d;
-    let c = e % p.d;
-    r_rows[c * 8u + tt] = f32(r[at.r + (first + min(t0 + tt, p.positions - 1u)) * stride + head + c]);
-  }
-  var sum = 0.0; // this invocation's share of the sum of ds
-  var o: array<f32, 32>;
-  for (var b = 0u; b < p.batch; b++) {
-    for (var m0 = 0u; m0 < p.rows; m0 += 64u) {
-      // Key of row i and row t of r: j = t - L + i. Rows of the content stream lie in order: skip where no j is a key.
-      let last = i32(t0 + 7u + min(m0 + 63u, p.rows - 1u)) - i32(p.length);
-      let least = i32(t0 + m0) - i32(p.length);
-      if p.query == 0u && (last < 0 || least >= i32(p.keys)) {
+  let stride = p.heads * p.d;
+  let y = lane / 8u;
+  let x = lane % 8u;
+  var position_sum = vec4f(0.0); // this invocation's share, rows x + 8 b of r
+  var o: array<vec4f, 32>; // [columns, rows y + 8 b of r]
+  for (var b = p.first_batch; b < p.first_batch + p.batches; b++) {
+    for (var m0 = p.first_row; m0 < min(p.first_row + p.slab_rows, p.rows); m0 += 32u) {
+      workgroupBarrier();
+      find_rows(b, m0, lane);
+      // Key of row i and row t of r: j = t - start(i). Rows of the content stream lie in order: skip where no j is a key,
+      // as in all batch rows of another group.
+      let least = i32(first + t0) - i32(workgroupUniformLoad(&row_start[0]));
+      if p.query == 0u && (least >= i32(p.keys) || least + 62 < 0) {
         continue;
       }
+      let slab_row = ((b - p.first_batch) * p.heads + h) * p.slab_rows + m0 - p.first_row;
+      {
+        let row = y + 0u;
+        let start = row_start[row];
+        let source = at.work + p.slab + (slab_row + row) * key_tiles * 32u;
+        var pairs = vec4f(0.0);
+        if start != PADDED {
+          let at_0 = t0 + x + 0u;
+          let j0 = i32(first + at_0) - i32(start);
+          if at_0 < p.positions && j0 >= 0 && j0 < i32(p.keys) {
+            pairs[0] = bitcast<f32>(work[source + u32(j0)]);
+          }
+          let at_1 = t0 + x + 8u;
+          let j1 = i32(first + at_1) - i32(start);
+          if at_1 < p.positions && j1 >= 0 && j1 < i32(p.keys) {
+            pairs[1] = bitcast<f32>(work[source + u32(j1)]);
+          }
+          let at_2 = t0 + x + 16u;
+          let j2 = i32(first + at_2) - i32(start);
+          if at_2 < p.positions && j2 >= 0 && j2 < i32(p.keys) {
+            pairs[2] = bitcast<f32>(work[source + u32(j2)]);
+          }
+          let at_3 = t0 + x + 24u;
+          let j3 = i32(first + at_3) - i32(start);
+          if at_3 < p.positions && j3 >= 0 && j3 < i32(p.keys) {
+            pairs[3] = bitcast<f32>(work[source + u32(j3)]);
+          }
+        }
+        tile[row * 9u + x] = pairs;
+        position_sum += pairs;
+      }
+      {
+        let row = y + 8u;
+        let start = row_start[row];
+        let source = at.work + p.slab + (slab_row + row) * key_tiles * 32u;
+        var pairs = vec4f(0.0);
+        if start != PADDED {
+          let at_0 = t0 + x + 0u;
+          let j0 = i32(first + at_0) - i32(start);
+          if at_0 < p.positions && j0 >= 0 && j0 < i32(p.keys) {
+            pairs[0] = bitcast<f32>(work[source + u32(j0)]);
+          }
+          let at_1 = t0 + x + 8u;
+          let j1 = i32(first + at_1) - i32(start);
+          if at_1 < p.positions && j1 >= 0 && j1 < i32(p.keys) {
+            pairs[1] = bitcast<f32>(work[source + u32(j1)]);
+          }
+          let at_2 = t0 + x + 16u;
+          let j2 = i32(first + at_2) - i32(start);
+          if at_2 < p.positions && j2 >= 0 && j2 < i32(p.keys) {
+            pairs[2] = bitcast<f32>(work[source + u32(j2)]);
+          }
+          let at_3 = t0 + x + 24u;
+          let j3 = i32(first + at_3) - i32(start);
+          if at_3 < p.positions && j3 >= 0 && j3 < i32(p.keys) {
+            pairs[3] = bitcast<f32>(work[source + u32(j3)]);
+          }
+        }
+        tile[row * 9u + x] = pairs;
+        position_sum += pairs;
+      }
+      {
+        let row = y + 16u;
+        let start = row_start[row];
+        let source = at.work + p.slab + (slab_row + row) * key_tiles * 32u;
+        var pairs = vec4f(0.0);
+        if start != PADDED {
+          let at_0 = t0 + x + 0u;
+          let j0 = i32(first + at_0) - i32(start);
+          if at_0 < p.positions && j0 >= 0 && j0 < i32(p.keys) {
+            pairs[0] = bitcast<f32>(work[source + u32(j0)]);
+          }
+          let at_1 = t0 + x + 8u;
+          let j1 = i32(first + at_1) - i32(start);
+          if at_1 < p.positions && j1 >= 0 && j1 < i32(p.keys) {
+            pairs[1] = bitcast<f32>(work[source + u32(j1)]);
+          }
+          let at_2 = t0 + x + 16u;
+          let j2 = i32(first + at_2) - i32(start);
+          if at_2 < p.positions && j2 >= 0 && j2 < i32(p.keys) {
+            pairs[2] = bitcast<f32>(work[source + u32(j2)]);
+          }
+          let at_3 = t0 + x + 24u;
+          let j3 = i32(first + at_3) - i32(start);
+          if at_3 < p.positions && j3 >= 0 && j3 < i32(p.keys) {
+            pairs[3] = bitcast<f32>(work[source + u32(j3)]);
+          }
+        }
+        tile[row * 9u + x] = pairs;
+        position_sum += pairs;
+      }
+      {
+        let row = y + 24u;
+        let start = row_start[row];
+        let source = at.work + p.slab + (slab_row + row) * key_tiles * 32u;
+        var pairs = vec4f(0.0);
+        if start != PADDED {
+          let at_0 = t0 + x + 0u;
+          let j0 = i32(first + at_0) - i32(start);
+          if at_0 < p.positions && j0 >= 0 && j0 < i32(p.keys) {
+            pairs[0] = bitcast<f32>(work[source + u32(j0)]);
+          }
+          let at_1 = t0 + x + 8u;
+          let j1 = i32(first + at_1) - i32(start);
+          if at_1 < p.positions && j1 >= 0 && j1 < i32(p.keys) {
+            pairs[1] = bitcast<f32>(work[source + u32(j1)]);
+          }
+          let at_2 = t0 + x + 16u;
+          let j2 = i32(first + at_2) - i32(start);
+          if at_2 < p.positions && j2 >= 0 && j2 < i32(p.keys) {
+            pairs[2] = bitcast<f32>(work[source + u32(j2)]);
+          }
+          let at_3 = t0 + x + 24u;
+          let j3 = i32(first + at_3) - i32(start);
+          if at_3 < p.positions && j3 >= 0 && j3 < i32(p.keys) {
+            pairs[3] = bitcast<f32>(work[source + u32(j3)]);
+          }
+        }
+        tile[row * 9u + x] = pairs;
+        position_sum += pairs;
+      }
+      for (var e = lane; e < 256u; e += 64u) {
+        let row = e / 8u;
+        let c = 0u + e % 8u * 4u;
+        var query = vec4f(0.0);
+        if row_start[row] != PADDED {
+          query = q_4((b * p.rows + m0 + row) * stride + head, c) + r_bias_4(head, c);
+        }
+        stage[e] = query;
+      }
       workgroupBarrier();
-      let m = m0 + lane;
-      var start = PADDED;
-      if m < p.rows {
-        start = work[at.work + p.starts + b * p.rows + m];
-      }
-      // Keys of this row; those of other groups lie outside by themselves.
-      let j0 = i32(first + t0) - i32(start);
-      for (var tt = 0u; tt < 8u; tt++) {
-        tile[tt * 64u + lane] = 0.0;
-      }
-      if start != PADDED && j0 > -8 && j0 < i32(p.keys) {
-        let first_element = (b * p.rows + m) * stride + head;
-        var s: array<f32, 8>;
-        var dp: array<f32, 8>;
-        for (var c = 0u; c < p.d; c++) {
-          let x = f32(q[at.q + first_element + c]);
-          let y = f32(dout[at.dout + first_element + c]);
-          let content = x + f32(w_bias[at.w_bias + head + c]);
-          let position = x + f32(r_bias[at.r_bias + head + c]);
-          for (var tt = 0u; tt < 8u; tt++) {
-            let j = u32(clamp(j0 + i32(tt), 0, i32(p.keys) - 1));
-            let other = (b * p.keys + j) * stride + head + c;
-            s[tt] = fma(content, f32(k[at.k + other]), s[tt]);
-            s[tt] = fma(position, r_rows[c * 8u + tt], s[tt]);
-            dp[tt] = fma(y, f32(v[at.v + other]), dp[tt]);
-          }
+      {
+        var block: array<vec4f, 4>;
+        for (var m = 0u; m < 32u; m++) {
+          let pairs = tile[m * 9u + y];
+          let query = stage[m * 8u + x];
+          block[0] = fma(vec4f(pairs[0]), query, block[0]);
+          block[1] = fma(vec4f(pairs[1]), query, block[1]);
+          block[2] = fma(vec4f(pairs[2]), query, block[2]);
+          block[3] = fma(vec4f(pairs[3]), query, block[3]);
         }
-        let index = (b * p.heads + h) * p.rows + m;
-        let log_sum = f32(lse[at.lse + index]);
-        let delta = bitcast<f32>(work[at.work + p.deltas + index]);
-        // The eight keys lie in two blocks of decisions.
-        let block = u32(max(j0, 0)) / 8u;
-        var words = vec4u(0u);
-        var next = vec4u(0u);
-        if p.threshold > 0u {
-          words = decisions(block, m, b, h);
-          next = decisions(block + 1u, m, b, h);
-        }
-        for (var tt = 0u; tt < 8u; tt++) {
-          let j = j0 + i32(tt);
-          if j >= 0 && j < i32(p.keys) && t0 + tt < p.positions {
-            let x = probability(score(s[tt], b, h, m, u32(j)), log_sum);
-            var mask = 1.0;
-            if p.threshold > 0u {
-              mask = factor(select(words, next, u32(j) / 8u > block), u32(j));
-            }
-            tile[tt * 64u + lane] = x * fma(mask, dp[tt], -delta) * p.scale;
-          }
-        }
+        o[0] += block[0];
+        o[1] += block[1];
+        o[2] += block[2];
+        o[3] += block[3];
       }
       workgroupBarrier();
-      let cell = lane / 8u * 64u + lane % 8u * 8u;
-      for (var e = 0u; e < 8u; e++) {
-        sum += tile[cell + e];
-      }
-      let end = min(64u, p.rows - m0);
-      {
-        let c = lane + 0u;
-        if c < p.d {
-          let bias = f32(r_bias[at.r_bias + head + c]);
-          for (var mm = 0u; mm < end; mm++) {
-            // A padded target has no gradient, whatever its row holds.
-            if work[at.work + p.starts + b * p.rows + m0 + mm] != PADDED {
-              let x = f32(q[at.q + (b * p.rows + m0 + mm) * stride + head + c]) + bias;
-              for (var tt = 0u; tt < 8u; tt++) {
-                o[0u + tt] = fma(tile[tt * 64u + mm], x, o[0u + tt]);
-              }
-            }
-          }
+      for (var e = lane; e < 256u; e += 64u) {
+        let row = e / 8u;
+        let c = 32u + e % 8u * 4u;
+        var query = vec4f(0.0);
+        if row_start[row] != PADDED {
+          query = q_4((b * p.rows + m0 + row) * stride + head, c) + r_bias_4(head, c);
         }
+        stage[e] = query;
       }
+      workgroupBarrier();
       {
-        let c = lane + 64u;
-        if c < p.d {
-          let bias = f32(r_bias[at.r_bias + head + c]);
-          for (var mm = 0u; mm < end; mm++) {
-            // A padded target has no gradient, whatever its row holds.
-            if work[at.work + p.starts + b * p.rows + m0 + mm] != PADDED {
-              let x = f32(q[at.q + (b * p.rows + m0 + mm) * stride + head + c]) + bias;
-              for (var tt = 0u; tt < 8u; tt++) {
-                o[8u + tt] = fma(tile[tt * 64u + mm], x, o[8u + tt]);
-              }
-            }
-          }
+        var block: array<vec4f, 4>;
+        for (var m = 0u; m < 32u; m++) {
+          let pairs = tile[m * 9u + y];
+          let query = stage[m * 8u + x];
+          block[0] = fma(vec4f(pairs[0]), query, block[0]);
+          block[1] = fma(vec4f(pairs[1]), query, block[1]);
+          block[2] = fma(vec4f(pairs[2]), query, block[2]);
+          block[3] = fma(vec4f(pairs[3]), query, block[3]);
         }
+        o[4] += block[0];
+        o[5] += block[1];
+        o[6] += block[2];
+        o[7] += block[3];
       }
-      {
-        let c = lane + 128u;
-        if c < p.d {
-          let bias = f32(r_bias[at.r_bias + head + c]);
-          for (var mm = 0u; mm < end; mm++) {
-            // A padded target has no gradient, whatever its row holds.
-            if work[at.work + p.starts + b * p.rows + m0 + mm] != PADDED {
-              let x = f32(q[at.q + (b * p.rows + m0 + mm) * stride + head + c]) + bias;
-              for (var tt = 0u; tt < 8u; tt++) {
-                o[16u + tt] = fma(tile[tt * 64u + mm], x, o[16u + tt]);
-              }
-            }
-          }
+      workgroupBarrier();
+      for (var e = lane; e < 256u; e += 64u) {
+        let row = e / 8u;
+        let c = 64u + e % 8u * 4u;
+        var query = vec4f(0.0);
+        if row_start[row] != PADDED {
+          query = q_4((b * p.rows + m0 + row) * stride + head, c) + r_bias_4(head, c);
         }
+        stage[e] = query;
       }
+      workgroupBarrier();
       {
-        let c = lane + 192u;
-        if c < p.d {
-          let bias = f32(r_bias[at.r_bias + head + c]);
-          for (var mm = 0u; mm < end; mm++) {
-            // A padded target has no gradient, whatever its row holds.
-            if work[at.work + p.starts + b * p.rows + m0 + mm] != PADDED {
-              let x = f32(q[at.q + (b * p.rows + m0 + mm) * stride + head + c]) + bias;
-              for (var tt = 0u; tt < 8u; tt++) {
-                o[24u + tt] = fma(tile[tt * 64u + mm], x, o[24u + tt]);
-              }
-            }
-          }
+        var block: array<vec4f, 4>;
+        for (var m = 0u; m < 32u; m++) {
+          let pairs = tile[m * 9u + y];
+          let query = stage[m * 8u + x];
+          block[0] = fma(vec4f(pairs[0]), query, block[0]);
+          block[1] = fma(vec4f(pairs[1]), query, block[1]);
+          block[2] = fma(vec4f(pairs[2]), query, block[2]);
+          block[3] = fma(vec4f(pairs[3]), query, block[3]);
         }
+        o[8] += block[0];
+        o[9] += block[1];
+        o[10] += block[2];
+        o[11] += block[3];
+      }
+      workgroupBarrier();
+      for (var e = lane; e < 256u; e += 64u) {
+        let row = e / 8u;
+        let c = 96u + e % 8u * 4u;
+        var query = vec4f(0.0);
+        if row_start[row] != PADDED {
+          query = q_4((b * p.rows + m0 + row) * stride + head, c) + r_bias_4(head, c);
+        }
+        stage[e] = query;
+      }
+      workgroupBarrier();
+      {
+        var block: array<vec4f, 4>;
+        for (var m = 0u; m < 32u; m++) {
+          let pairs = tile[m * 9u + y];
+          let query = stage[m * 8u + x];
+          block[0] = fma(vec4f(pairs[0]), query, block[0]);
+          block[1] = fma(vec4f(pairs[1]), query, block[1]);
+          block[2] = fma(vec4f(pairs[2]), query, block[2]);
+          block[3] = fma(vec4f(pairs[3]), query, block[3]);
+        }
+        o[12] += block[0];
+        o[13] += block[1];
+        o[14] += block[2];
+        o[15] += block[3];
+      }
+      workgroupBarrier();
+      for (var e = lane; e < 256u; e += 64u) {
+        let row = e / 8u;
+        let c = 128u + e % 8u * 4u;
+        var query = vec4f(0.0);
+        if row_start[row] != PADDED {
+          query = q_4((b * p.rows + m0 + row) * stride + head, c) + r_bias_4(head, c);
+        }
+        stage[e] = query;
+      }
+      workgroupBarrier();
+      {
+        var block: array<vec4f, 4>;
+        for (var m = 0u; m < 32u; m++) {
+          let pairs = tile[m * 9u + y];
+          let query = stage[m * 8u + x];
+          block[0] = fma(vec4f(pairs[0]), query, block[0]);
+          block[1] = fma(vec4f(pairs[1]), query, block[1]);
+          block[2] = fma(vec4f(pairs[2]), query, block[2]);
+          block[3] = fma(vec4f(pairs[3]), query, block[3]);
+        }
+        o[16] += block[0];
+        o[17] += block[1];
+        o[18] += block[2];
+        o[19] += block[3];
+      }
+      workgroupBarrier();
+      for (var e = lane; e < 256u; e += 64u) {
+        let row = e / 8u;
+        let c = 160u + e % 8u * 4u;
+        var query = vec4f(0.0);
+        if row_start[row] != PADDED {
+          query = q_4((b * p.rows + m0 + row) * stride + head, c) + r_bias_4(head, c);
+        }
+        stage[e] = query;
+      }
+      workgroupBarrier();
+      {
+        var block: array<vec4f, 4>;
+        for (var m = 0u; m < 32u; m++) {
+          let pairs = tile[m * 9u + y];
+          let query = stage[m * 8u + x];
+          block[0] = fma(vec4f(pairs[0]), query, block[0]);
+          block[1] = fma(vec4f(pairs[1]), query, block[1]);
+          block[2] = fma(vec4f(pairs[2]), query, block[2]);
+          block[3] = fma(vec4f(pairs[3]), query, block[3]);
+        }
+        o[20] += block[0];
+        o[21] += block[1];
+        o[22] += block[2];
+        o[23] += block[3];
+      }
+      workgroupBarrier();
+      for (var e = lane; e < 256u; e += 64u) {
+        let row = e / 8u;
+        let c = 192u + e % 8u * 4u;
+        var query = vec4f(0.0);
+        if row_start[row] != PADDED {
+          query = q_4((b * p.rows + m0 + row) * stride + head, c) + r_bias_4(head, c);
+        }
+        stage[e] = query;
+      }
+      workgroupBarrier();
+      {
+        var block: array<vec4f, 4>;
+        for (var m = 0u; m < 32u; m++) {
+          let pairs = tile[m * 9u + y];
+          let query = stage[m * 8u + x];
+          block[0] = fma(vec4f(pairs[0]), query, block[0]);
+          block[1] = fma(vec4f(pairs[1]), query, block[1]);
+          block[2] = fma(vec4f(pairs[2]), query, block[2]);
+          block[3] = fma(vec4f(pairs[3]), query, block[3]);
+        }
+        o[24] += block[0];
+        o[25] += block[1];
+        o[26] += block[2];
+        o[27] += block[3];
+      }
+      workgroupBarrier();
+      for (var e = lane; e < 256u; e += 64u) {
+        let row = e / 8u;
+        let c = 224u + e % 8u * 4u;
+        var query = vec4f(0.0);
+        if row_start[row] != PADDED {
+          query = q_4((b * p.rows + m0 + row) * stride + head, c) + r_bias_4(head, c);
+        }
+        stage[e] = query;
+      }
+      workgroupBarrier();
+      {
+        var block: array<vec4f, 4>;
+        for (var m = 0u; m < 32u; m++) {
+          let pairs = tile[m * 9u + y];
+          let query = stage[m * 8u + x];
+          block[0] = fma(vec4f(pairs[0]), query, block[0]);
+          block[1] = fma(vec4f(pairs[1]), query, block[1]);
+          block[2] = fma(vec4f(pairs[2]), query, block[2]);
+          block[3] = fma(vec4f(pairs[3]), query, block[3]);
+        }
+        o[28] += block[0];
+        o[29] += block[1];
+        o[30] += block[2];
+        o[31] += block[3];
       }
     }
   }
   workgroupBarrier();
-  part[lane] = sum;
+  part[lane] = position_sum;
   workgroupBarrier();
-  if lane < 8u && t0 + lane < p.positions {
-    let to = at.work + p.position_sums + (first * p.heads + h * p.positions) + t0 + lane;
+  if lane < 32u && t0 + lane < p.positions {
+    let to = at.work + p.position_sums + first * p.heads + h * p.positions + t0 + lane;
     var total = 0.0;
     if p.accumulate == 1u {
       total = bitcast<f32>(work[to]);
     }
     for (var e = 0u; e < 8u; e++) {
-      total += part[lane * 8u + e];
+      total += part[e * 8u + lane % 8u][lane / 8u];
     }
     work[to] = bitcast<u32>(total);
   }
-  {
-    let c = lane + 0u;
-    for (var tt = 0u; tt < 8u; tt++) {
-      if c < p.d && t0 + tt < p.positions {
-        let to = at.dr + (first + t0 + tt) * stride + head + c;
-        var x = o[0u + tt];
-        if p.accumulate == 1u {
-          x += f32(dr[to]);
-        }
-        dr[to] = T(x);
+  if t0 + y + 0u < p.positions {
+    let to = (first + t0 + y + 0u) * stride + head;
+    {
+      let c = 0u + x * 4u;
+      var sum = o[0];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
       }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 32u + x * 4u;
+      var sum = o[4];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 64u + x * 4u;
+      var sum = o[8];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 96u + x * 4u;
+      var sum = o[12];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 128u + x * 4u;
+      var sum = o[16];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 160u + x * 4u;
+      var sum = o[20];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 192u + x * 4u;
+      var sum = o[24];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 224u + x * 4u;
+      var sum = o[28];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
     }
   }
-  {
-    let c = lane + 64u;
-    for (var tt = 0u; tt < 8u; tt++) {
-      if c < p.d && t0 + tt < p.positions {
-        let to = at.dr + (first + t0 + tt) * stride + head + c;
-        var x = o[8u + tt];
-        if p.accumulate == 1u {
-          x += f32(dr[to]);
-        }
-        dr[to] = T(x);
+  if t0 + y + 8u < p.positions {
+    let to = (first + t0 + y + 8u) * stride + head;
+    {
+      let c = 0u + x * 4u;
+      var sum = o[1];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
       }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 32u + x * 4u;
+      var sum = o[5];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 64u + x * 4u;
+      var sum = o[9];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 96u + x * 4u;
+      var sum = o[13];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 128u + x * 4u;
+      var sum = o[17];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 160u + x * 4u;
+      var sum = o[21];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 192u + x * 4u;
+      var sum = o[25];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 224u + x * 4u;
+      var sum = o[29];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
     }
   }
-  {
-    let c = lane + 128u;
-    for (var tt = 0u; tt < 8u; tt++) {
-      if c < p.d && t0 + tt < p.positions {
-        let to = at.dr + (first + t0 + tt) * stride + head + c;
-        var x = o[16u + tt];
-        if p.accumulate == 1u {
-          x += f32(dr[to]);
-        }
-        dr[to] = T(x);
+  if t0 + y + 16u < p.positions {
+    let to = (first + t0 + y + 16u) * stride + head;
+    {
+      let c = 0u + x * 4u;
+      var sum = o[2];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
       }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 32u + x * 4u;
+      var sum = o[6];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 64u + x * 4u;
+      var sum = o[10];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 96u + x * 4u;
+      var sum = o[14];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 128u + x * 4u;
+      var sum = o[18];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 160u + x * 4u;
+      var sum = o[22];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 192u + x * 4u;
+      var sum = o[26];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 224u + x * 4u;
+      var sum = o[30];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
     }
   }
-  {
-    let c = lane + 192u;
-    for (var tt = 0u; tt < 8u; tt++) {
-      if c < p.d && t0 + tt < p.positions {
-        let to = at.dr + (first + t0 + tt) * stride + head + c;
-        var x = o[24u + tt];
-        if p.accumulate == 1u {
-          x += f32(dr[to]);
-        }
-        dr[to] = T(x);
+  if t0 + y + 24u < p.positions {
+    let to = (first + t0 + y + 24u) * stride + head;
+    {
+      let c = 0u + x * 4u;
+      var sum = o[3];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
       }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 32u + x * 4u;
+      var sum = o[7];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 64u + x * 4u;
+      var sum = o[11];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 96u + x * 4u;
+      var sum = o[15];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 128u + x * 4u;
+      var sum = o[19];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 160u + x * 4u;
+      var sum = o[23];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 192u + x * 4u;
+      var sum = o[27];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
+    }
+    {
+      let c = 224u + x * 4u;
+      var sum = o[31];
+      if p.accumulate == 1u {
+        sum += dr_4(to, c);
+      }
+      store_dr(to, c, sum);
     }
   }
 }

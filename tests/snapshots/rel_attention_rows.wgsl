@@ -29,6 +29,12 @@ struct Params {
   row_sums: u32,      // [B, H, rows] f32: sum of ds over keys of another segment
   column_sums: u32,   // [B, H, N] f32: sum of ds over rows
   position_sums: u32, // [G, H, P] f32: sum of ds over the pairs of a row of r
+  first_batch: u32,   // of the slab, the part of the batch and of its rows whose ds is in scratch
+  batches: u32,
+  first_row: u32,
+  slab_rows: u32,     // a multiple of 32
+  slab: u32,          // [batches, H, slab_rows, 32 ceil(N/32)] f32: ds
+  others: u32,        // [batches, H, slab_rows, ceil(N/32)] f32: sum of p over 32 keys, those of another segment
 }
 
 const PADDED = 0xffffffffu;

@@ -30,6 +30,12 @@ struct Params {
   row_sums: u32,      // [B, H, rows] f32: sum of ds over keys of another segment
   column_sums: u32,   // [B, H, N] f32: sum of ds over rows
   position_sums: u32, // [G, H, P] f32: sum of ds over the pairs of a row of r
+  first_batch: u32,   // of the slab, the part of the batch and of its rows whose ds is in scratch
+  batches: u32,
+  first_row: u32,
+  slab_rows: u32,     // a multiple of 32
+  slab: u32,          // [batches, H, slab_rows, 32 ceil(N/32)] f32: ds
+  others: u32,        // [batches, H, slab_rows, ceil(N/32)] f32: sum of p over 32 keys, those of another segment
 }
 
 const PADDED = 0xffffffffu;
@@ -64,10 +70,15 @@ fn rel_attention_segments(
   let row = at.q + ((b * p.rows + m) * p.heads + h) * p.d;
   var same = 0.0;
   var other = 0.0;
-  for (var c = 0u; c < p.d; c++) {
-    let x = f32(q[row + c]) + f32(s_bias[at.s_bias + h * p.d + c]);
-    same = fma(x, f32(seg_embed[at.seg_embed + h * p.d + c]), same);
-    other = fma(x, f32(seg_embed[at.seg_embed + (p.heads + h) * p.d + c]), other);
+  for (var c0 = 0u; c0 < p.d; c0 += 16u) {
+    var block = vec2f(0.0);
+    for (var c = c0; c < min(c0 + 16u, p.d); c++) {
+      let x = f32(q[row + c]) + f32(s_bias[at.s_bias + h * p.d + c]);
+      block.x = fma(x, f32(seg_embed[at.seg_embed + h * p.d + c]), block.x);
+      block.y = fma(x, f32(seg_embed[at.seg_embed + (p.heads + h) * p.d + c]), block.y);
+    }
+    same += block.x;
+    other += block.y;
   }
   let to = at.work + p.scores + item * 2u;
   work[to] = bitcast<u32>(same * p.scale);

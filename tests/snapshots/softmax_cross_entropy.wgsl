@@ -74,34 +74,42 @@ fn erf_f32(x: f32) -> f32 {
   let q = fma(z, fma(z, fma(z, low, 0.11283585), -0.37612626), 1.1283792);
   return select(far, q * x, size < 1.0);
 }
-// Sum and maximum over a work group, by a tree whose shape depends on its size alone. All invocations must call them; all
-// get the result.
-var<workgroup> shared_sums: array<f32, 128>;
+// Sum and maximum over a work group. All invocations must call them; all get the result. The order depends on sizes alone:
+// a tree over the work group, or each subgroup in the hardware's own order and then subgroup by subgroup.
+struct Lanes {
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(subgroup_invocation_id) within: u32,
+  @builtin(num_subgroups) count: u32, // whatever their size
+}
+var<workgroup> shared_sums: array<f32, 128>; // one a subgroup
 
-fn group_sum(value: f32, lane: u32) -> f32 {
+fn group_sum(value: f32, lanes: Lanes) -> f32 {
+  let own = subgroupAdd(value);
   workgroupBarrier(); // the last reduction has been read
-  shared_sums[lane] = value;
-  for (var half = 128u / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if lane < half {
-      shared_sums[lane] += shared_sums[lane + half];
-    }
+  if lanes.within == 0u {
+    shared_sums[lanes.subgroup] = own;
   }
   workgroupBarrier();
-  return shared_sums[0];
+  var sum = shared_sums[0];
+  for (var i = 1u; i < lanes.count; i++) {
+    sum += shared_sums[i];
+  }
+  return sum;
 }
 
-fn group_max(value: f32, lane: u32) -> f32 {
+fn group_max(value: f32, lanes: Lanes) -> f32 {
+  let own = subgroupMax(value);
   workgroupBarrier();
-  shared_sums[lane] = value;
-  for (var half = 128u / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if lane < half {
-      shared_sums[lane] = max(shared_sums[lane], shared_sums[lane + half]);
-    }
+  if lanes.within == 0u {
+    shared_sums[lanes.subgroup] = own;
   }
   workgroupBarrier();
-  return shared_sums[0];
+  var largest = shared_sums[0];
+  for (var i = 1u; i < lanes.count; i++) {
+    largest = max(largest, shared_sums[i]);
+  }
+  return largest;
 }
 
 // Score of an element.
@@ -114,8 +122,9 @@ fn score(i: u32) -> f32 {
 fn softmax_cross_entropy(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  lanes: Lanes,
 ) {
+  let lane = lanes.lane;
   let r = flat_group(group, groups);
   if r >= p.rows {
     return; // the whole work group
@@ -129,12 +138,12 @@ fn softmax_cross_entropy(
   for (var c = lane; c < p.columns; c += 128u) {
     largest = max(largest, score(row + c));
   }
-  largest = group_max(largest, lane);
+  largest = group_max(largest, lanes);
   var sum = 0.0;
   for (var c = lane; c < p.columns; c += 128u) {
     sum += exp_f32(score(row + c) - largest);
   }
-  sum = group_sum(sum, lane);
+  sum = group_sum(sum, lanes);
   if lane == 0u {
     row_loss[at.row_loss + r] = log_f32(sum) - (wanted - largest);
   }

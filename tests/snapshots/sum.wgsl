@@ -13,45 +13,54 @@ struct At { x: u32, weight: u32, out: u32 }
 @group(0) @binding(1) var<storage, read_write> weight: array<T>; // [n]
 @group(0) @binding(2) var<storage, read_write> out: array<T>;    // [parts]
 
-// Sum and maximum over a work group, by a tree whose shape depends on its size alone. All invocations must call them; all
-// get the result.
-var<workgroup> shared_sums: array<f32, 256>;
+// Sum and maximum over a work group. All invocations must call them; all get the result. The order depends on sizes alone:
+// a tree over the work group, or each subgroup in the hardware's own order and then subgroup by subgroup.
+struct Lanes {
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(subgroup_invocation_id) within: u32,
+  @builtin(num_subgroups) count: u32, // whatever their size
+}
+var<workgroup> shared_sums: array<f32, 256>; // one a subgroup
 
-fn group_sum(value: f32, lane: u32) -> f32 {
+fn group_sum(value: f32, lanes: Lanes) -> f32 {
+  let own = subgroupAdd(value);
   workgroupBarrier(); // the last reduction has been read
-  shared_sums[lane] = value;
-  for (var half = 256u / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if lane < half {
-      shared_sums[lane] += shared_sums[lane + half];
-    }
+  if lanes.within == 0u {
+    shared_sums[lanes.subgroup] = own;
   }
   workgroupBarrier();
-  return shared_sums[0];
+  var sum = shared_sums[0];
+  for (var i = 1u; i < lanes.count; i++) {
+    sum += shared_sums[i];
+  }
+  return sum;
 }
 
-fn group_max(value: f32, lane: u32) -> f32 {
+fn group_max(value: f32, lanes: Lanes) -> f32 {
+  let own = subgroupMax(value);
   workgroupBarrier();
-  shared_sums[lane] = value;
-  for (var half = 256u / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if lane < half {
-      shared_sums[lane] = max(shared_sums[lane], shared_sums[lane + half]);
-    }
+  if lanes.within == 0u {
+    shared_sums[lanes.subgroup] = own;
   }
   workgroupBarrier();
-  return shared_sums[0];
+  var largest = shared_sums[0];
+  for (var i = 1u; i < lanes.count; i++) {
+    largest = max(largest, shared_sums[i]);
+  }
+  return largest;
 }
 
 @compute @workgroup_size(256)
-fn sum(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn sum(@builtin(workgroup_id) group: vec3u, lanes: Lanes) {
+  let lane = lanes.lane;
   let end = min((group.x + 1u) * p.part, p.n);
   var total = 0.0;
   for (var i = group.x * p.part + lane; i < end; i += 256u) {
     let value = f32(x[at.x + i]);
     total = fma(value, f32(weight[at.weight + i]), total);
   }
-  total = group_sum(total, lane);
+  total = group_sum(total, lanes);
   if lane == 0u {
     let to = at.out + group.x;
     out[to] = T(f32(out[to]) + total);

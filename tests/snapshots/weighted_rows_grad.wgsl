@@ -18,42 +18,51 @@ struct At { x: u32, weight: u32, dout: u32, dx: u32, dweight: u32 }
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
   return group.x + group.y * groups.x;
 }
-// Sum and maximum over a work group, by a tree whose shape depends on its size alone. All invocations must call them; all
-// get the result.
-var<workgroup> shared_sums: array<f32, 64>;
+// Sum and maximum over a work group. All invocations must call them; all get the result. The order depends on sizes alone:
+// a tree over the work group, or each subgroup in the hardware's own order and then subgroup by subgroup.
+struct Lanes {
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(subgroup_invocation_id) within: u32,
+  @builtin(num_subgroups) count: u32, // whatever their size
+}
+var<workgroup> shared_sums: array<f32, 64>; // one a subgroup
 
-fn group_sum(value: f32, lane: u32) -> f32 {
+fn group_sum(value: f32, lanes: Lanes) -> f32 {
+  let own = subgroupAdd(value);
   workgroupBarrier(); // the last reduction has been read
-  shared_sums[lane] = value;
-  for (var half = 64u / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if lane < half {
-      shared_sums[lane] += shared_sums[lane + half];
-    }
+  if lanes.within == 0u {
+    shared_sums[lanes.subgroup] = own;
   }
   workgroupBarrier();
-  return shared_sums[0];
+  var sum = shared_sums[0];
+  for (var i = 1u; i < lanes.count; i++) {
+    sum += shared_sums[i];
+  }
+  return sum;
 }
 
-fn group_max(value: f32, lane: u32) -> f32 {
+fn group_max(value: f32, lanes: Lanes) -> f32 {
+  let own = subgroupMax(value);
   workgroupBarrier();
-  shared_sums[lane] = value;
-  for (var half = 64u / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if lane < half {
-      shared_sums[lane] = max(shared_sums[lane], shared_sums[lane + half]);
-    }
+  if lanes.within == 0u {
+    shared_sums[lanes.subgroup] = own;
   }
   workgroupBarrier();
-  return shared_sums[0];
+  var largest = shared_sums[0];
+  for (var i = 1u; i < lanes.count; i++) {
+    largest = max(largest, shared_sums[i]);
+  }
+  return largest;
 }
 
 @compute @workgroup_size(64)
 fn weighted_rows_grad(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) lane: u32,
+  lanes: Lanes,
 ) {
+  let lane = lanes.lane;
   let r = flat_group(group, groups);
   if r >= p.n {
     return; // the whole work group
@@ -66,7 +75,7 @@ fn weighted_rows_grad(
     dot = fma(f32(x[at.x + r * p.d + c]), d, dot);
     dx[to] = T(f32(dx[to]) + w * d);
   }
-  let sum = group_sum(dot, lane);
+  let sum = group_sum(dot, lanes);
   if lane == 0u {
     dweight[at.dweight + r] = T(sum);
   }

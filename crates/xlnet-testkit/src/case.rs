@@ -207,6 +207,9 @@ pub fn difference(got: &[f64], want: &[f64]) -> Result<f64, String> {
 /// Tensors whose largest element is below this are compared absolutely: where all terms cancel, only rounding is left.
 const SMALL: f64 = 0.1;
 
+/// Errors that a [`Support`] names.
+const WORST: usize = 5;
+
 /// How a set of cases went on one backend.
 #[derive(Debug, Default)]
 pub struct Support {
@@ -218,8 +221,8 @@ pub struct Support {
     pub failed: Vec<(String, String)>,
     /// Cases the device refused: name, why.
     pub unsupported: Vec<(String, String)>,
-    /// Largest error in units of the tolerance, and its case.
-    pub worst: (f64, String),
+    /// Largest errors in units of the tolerance, and their cases, the largest first.
+    pub worst: Vec<(f64, String)>,
 }
 
 impl Support {
@@ -242,9 +245,9 @@ impl Support {
         match outcome {
             Outcome::Ok(error) => {
                 self.ok += 1;
-                if error >= self.worst.0 {
-                    self.worst = (error, case.name.clone());
-                }
+                let at = self.worst.partition_point(|(other, _)| *other >= error);
+                self.worst.insert(at, (error, case.name.clone()));
+                self.worst.truncate(WORST);
             }
             Outcome::Failed(what) => self.failed.push((case.name.clone(), what)),
             Outcome::Unsupported(why) => self.unsupported.push((case.name.clone(), why)),
@@ -259,9 +262,11 @@ impl Support {
 impl fmt::Display for Support {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (failed, unsupported) = (self.failed.len(), self.unsupported.len());
-        let (worst, case) = &self.worst;
         write!(f, "{}: {} cases, {} ok, {failed} failed, {unsupported} unsupported", self.name, self.ran(), self.ok)?;
-        write!(f, "; largest error {:.0} % of the tolerance ({case})", worst * 100.0)?;
+        f.write_str("; largest errors in % of the tolerance")?;
+        for (i, (error, case)) in self.worst.iter().enumerate() {
+            write!(f, "{} {:.0} ({case})", if i == 0 { ":" } else { "," }, error * 100.0)?;
+        }
         for (case, what) in &self.failed {
             write!(f, "\n  FAILED {case}: {what}")?;
         }

@@ -1,5 +1,6 @@
 //! Builds a small program together with the values of its tensors, each tensor between guards.
 
+use half::{bf16, f16};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use xlnet::Result;
@@ -122,6 +123,13 @@ impl Setup {
         let values = self.normals(shape.len());
         self.floats(name, shape, values)
     }
+    /// A tensor of standard normal numbers in half precision.
+    pub fn half(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> TensorId {
+        let shape = shape.into();
+        let round = |x: f64| if dtype == DType::F16 { f16::from_f64(x).to_f64() } else { bf16::from_f64(x).to_f64() };
+        let values = self.normals(shape.len()).into_iter().map(round).collect();
+        self.add(name, shape, dtype, Role::Input, Values::Floats(values))
+    }
     /// A tensor of numbers between `low` and `high`.
     pub fn uniform(&mut self, name: &str, shape: impl Into<Shape>, low: f64, high: f64) -> TensorId {
         let shape = shape.into();
@@ -168,6 +176,11 @@ impl Setup {
         let shape = shape.into();
         let values = self.normals(shape.len()).into_iter().map(|x| f64::from(x as f32)).collect();
         Target::add(self.add(name, shape, self.builder.float(), Role::Memory, Values::Floats(values)))
+    }
+    /// Compares a tensor of the builder too; it holds ones before.
+    pub fn keep(&mut self, id: TensorId) {
+        let ones = vec![1.0; self.builder.shape(id).len()];
+        self.values.push((id, Values::Floats(ones)));
     }
     /// Replaces what a tensor holds.
     pub fn fill(&mut self, id: TensorId, values: Vec<f64>) {

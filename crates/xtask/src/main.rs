@@ -45,6 +45,13 @@ fn tests() -> Result<(), String> {
     // No adapter, no test of WGSL kernels: here that is a failure.
     let arguments = ["test", "--workspace", "--", "--show-output"];
     run(command("cargo", &arguments).env("XLNET_REQUIRE_WGPU", "1"))?;
+    // Once more without wgpu's run-time checks, as users train who want the last few percent, and without subgroups.
+    let arguments = ["test", "--package", "xlnet", "--test", "ops", "contract", "--", "--show-output"];
+    let mut unchecked = command("cargo", &arguments);
+    unchecked.env("XLNET_REQUIRE_WGPU", "1").env("XLNET_BACKEND", "wgpu").env("XLNET_KERNEL_CHECKS", "off");
+    unchecked.env("XLNET_SUBGROUPS", "off");
+    run(&mut unchecked)?;
+    cargo(&["run", "--quiet", "--package", "xlnet", "--example", "foreign_wgpu"])?;
     cargo(&["test", "--package", "xlnet", "--features", "mpi", "--test", "ranks"])
 }
 

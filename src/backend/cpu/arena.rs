@@ -31,6 +31,13 @@ impl Element for u32 {
     const DTYPE: DType = DType::U32;
 }
 
+impl Element for half::f16 {
+    const DTYPE: DType = DType::F16;
+}
+impl Element for half::bf16 {
+    const DTYPE: DType = DType::Bf16;
+}
+
 /// Bytes of all arenas of this process. The system gives memory when it is touched, so it does not count all of them yet.
 pub static HELD: AtomicUsize = AtomicUsize::new(0);
 

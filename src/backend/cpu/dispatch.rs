@@ -1,5 +1,7 @@
 //! One op of a program: which tensors its kernel gets, and the checks that need their values.
 
+use half::{bf16, f16};
+
 use super::arena::{Access, Element};
 use super::dropout::DropoutMask;
 use super::loss::Labelled;
@@ -25,10 +27,12 @@ pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
         }),
         Op::MatMul(op) => {
             let threads = rayon::current_num_threads();
-            match program.float {
-                DType::F64 => matmul::workspace_len::<f64>(&product(op), threads),
-                _ => matmul::workspace_len::<f32>(&product(op), threads),
-            }
+            let copies = if program.tensor(op.a).dtype.is_half() { len(op.a) + len(op.b) } else { 0 };
+            copies
+                + match program.float {
+                    DType::F64 => matmul::workspace_len::<f64>(&product(op), threads),
+                    _ => matmul::workspace_len::<f32>(&product(op), threads),
+                }
         }
         Op::RelAttention(op) => attention::workspace_len(op),
         Op::RelAttentionGrad(op) => attention::grad_workspace_len(op),
@@ -88,6 +92,10 @@ pub fn run<R: Real + Element>(op: &Op, program: &Program, a: &mut Access) -> Res
             DType::U32 => copy_blocks(op, a, u32::wrapping_add)?,
             _ => copy_blocks::<R>(op, a, |x, y| x + y)?,
         },
+        Op::Cast(op) => match program.tensor(op.out).dtype {
+            DType::F16 => movement::cast(a.write(op.out)?, a.read::<R>(op.src)?, |x| f16::from_f64(x.to_f64())),
+            _ => movement::cast(a.write(op.out)?, a.read::<R>(op.src)?, |x| bf16::from_f64(x.to_f64())),
+        },
         Op::GatherRows(op) => {
             movement::gather_rows::<R>(a.write(op.out)?, a.read(op.table)?, a.read(op.ids)?, last(op.table));
         }
@@ -119,6 +127,8 @@ pub fn run<R: Real + Element>(op: &Op, program: &Program, a: &mut Access) -> Res
             let mask = mask(op.dropout, a)?;
             dropout::dropout::<R>(a.write(op.out)?, a.read_unless(op.x, op.out)?, mask);
         }
+        Op::MatMul(op) if program.tensor(op.a).dtype == DType::Bf16 => half_product::<R, bf16>(op, a, R::from_f64)?,
+        Op::MatMul(op) if program.tensor(op.a).dtype == DType::F16 => half_product::<R, f16>(op, a, R::from_f64)?,
         Op::MatMul(op) => {
             let (out, bias, workspace) = (a.write(op.out.id)?, a.read_some(op.bias)?, a.workspace()?);
             matmul::matmul::<R>(out, a.read(op.a)?, a.read(op.b)?, bias, &product(op), workspace);
@@ -175,6 +185,22 @@ pub fn run<R: Real + Element>(op: &Op, program: &Program, a: &mut Access) -> Res
             optimizer::adam(op, param, m, v, a.read(op.grad)?, norm, a.read(op.hyper)?);
         }
     }
+    Ok(())
+}
+
+/// A product of operands in half precision: they become `R`, in which their products are exact.
+fn half_product<R: Real + Element, H: Element + Into<f64> + Send + Sync>(
+    op: &MatMul,
+    a: &mut Access,
+    convert: impl Fn(f64) -> R + Sync,
+) -> Result<()> {
+    let (out, bias, workspace) = (a.write(op.out.id)?, a.read_some(op.bias)?, a.workspace::<R>()?);
+    let (left, right) = (a.read::<H>(op.a)?, a.read::<H>(op.b)?);
+    let (left_copy, rest) = workspace.split_at_mut(left.len());
+    let (right_copy, rest) = rest.split_at_mut(right.len());
+    movement::cast(left_copy, left, |x| convert(x.into()));
+    movement::cast(right_copy, right, |x| convert(x.into()));
+    matmul::matmul::<R>(out, left_copy, right_copy, bias, &product(op), rest);
     Ok(())
 }
 

@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use half::{bf16, f16};
+
 use super::arena::Arenas;
 use super::dispatch;
 use super::reference::{self, Store};
@@ -127,6 +129,8 @@ impl Store for Arenas {
             DType::F64 => elements(self, id),
             DType::I32 => self.ints(id).into_iter().map(f64::from).collect(),
             DType::U32 => self.words(id).into_iter().map(f64::from).collect(),
+            DType::Bf16 => elements::<bf16>(self, id).into_iter().map(f64::from).collect(),
+            DType::F16 => elements::<f16>(self, id).into_iter().map(f64::from).collect(),
             _ => elements::<f32>(self, id).into_iter().map(f64::from).collect(),
         }
     }
@@ -148,6 +152,8 @@ impl Store for Arenas {
             DType::F64 => set(bytes, values, |x| x),
             DType::I32 => set(bytes, values, |x| x as i32),
             DType::U32 => set(bytes, values, |x| x as u32),
+            DType::Bf16 => set(bytes, values, bf16::from_f64),
+            DType::F16 => set(bytes, values, f16::from_f64),
             _ => set(bytes, values, |x| x as f32),
         }
     }

@@ -16,6 +16,14 @@ pub fn fill<T: Copy + Send + Sync>(out: &mut [T], value: T) {
     for_each(out.len().div_ceil(COPY_BLOCK), part_mut(out, COPY_BLOCK), |_, mut out| out.fill(value));
 }
 
+/// `out = convert(src)`, element by element.
+pub fn cast<A: Copy + Send + Sync, B: Copy + Send + Sync>(out: &mut [B], src: &[A], convert: impl Fn(A) -> B + Sync) {
+    let set = (part_mut(out, COPY_BLOCK), part(src, COPY_BLOCK));
+    for_each(src.len().div_ceil(COPY_BLOCK), set, |_, (mut out, src)| {
+        out.iter_mut().zip(&*src).for_each(|(out, &x)| *out = convert(x));
+    });
+}
+
 /// Blocks of `src` to blocks of `dst`; `sum` adds two elements.
 pub fn copy_blocks<T: Copy + Send + Sync>(dst: &mut [T], src: &[T], op: &CopyBlocks, sum: impl Fn(T, T) -> T + Sync) {
     let &CopyBlocks { src_offset, src_stride, dst_offset, dst_stride, blocks, length, .. } = op;

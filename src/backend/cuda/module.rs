@@ -26,6 +26,17 @@ impl KernelText {
         })?;
         Ok(KernelText { rendered, entry: variant.template, block })
     }
+    /// The oldest compute capability that it runs on, from `.target`.
+    pub fn capability(&self) -> (u32, u32) {
+        capability(&self.rendered.text)
+    }
+}
+
+fn capability(text: &str) -> (u32, u32) {
+    let target = text.lines().find_map(|line| line.trim().strip_prefix(".target sm_")).unwrap_or_default();
+    let digits: String = target.chars().take_while(char::is_ascii_digit).collect();
+    let number: u32 = digits.parse().unwrap_or(0);
+    (number / 10, number % 10)
 }
 
 fn block(text: &str) -> Option<[u32; 3]> {
@@ -41,6 +52,12 @@ fn block(text: &str) -> Option<[u32; 3]> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn targets_are_read() {
+        assert_eq!(capability(".version 7.0\n.target sm_80\n"), (8, 0));
+        assert_eq!(capability(".target sm_90a"), (9, 0));
+        assert_eq!(capability(".target sm_120, texmode_independent"), (12, 0));
+    }
     #[test]
     fn block_sizes_are_read() {
         assert_eq!(block(".visible .entry x(\n.reqntid 64\n{"), Some([64, 1, 1]));

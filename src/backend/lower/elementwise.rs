@@ -1,6 +1,6 @@
 //! Dropout, activations, positions, Adam.
 
-use super::{Context, Launch};
+use super::{Context, Launch, Slice};
 use crate::Result;
 use crate::kernel::Variant;
 use crate::kernel::params::{self, Drop, size};
@@ -95,9 +95,15 @@ pub fn position_encoding(op: &PositionEncoding, c: &Context) -> Result<Vec<Launc
 }
 
 pub fn adam(op: &Adam, c: &Context) -> Result<Vec<Launch>> {
-    let n = c.len(op.param);
+    let slices = [op.param, op.grad, op.m, op.v].map(|id| (c.slice)(id));
+    adam_over(op, slices, c.len(op.param), c)
+}
+
+/// The update of `op` on `n` elements of parameters, gradients and moments.
+pub fn adam_over(op: &Adam, slices: [Slice; 4], n: usize, c: &Context) -> Result<Vec<Launch>> {
     let variant = Variant::new("adam").name("dtype", c.dtype(op.param)?).flag("decays", op.decays).int("wg", WG_ADAM);
     let params = params::Adam { n: size(n)?, grad_scale: op.grad_scale, lr_scale: op.lr_scale };
-    let buffers = [op.param, op.grad, op.m, op.v, op.square_norm, op.hyper].map(Some);
-    Ok(vec![c.launch(variant, &params, &buffers, c.flat(n, WG_ADAM as usize)?)?])
+    let constants = [op.square_norm, op.hyper].map(|id| (c.slice)(id));
+    let buffers: Vec<_> = slices.into_iter().chain(constants).map(Some).collect();
+    Ok(vec![c.launch_slices(variant, &params, &buffers, c.flat(n, WG_ADAM as usize)?)?])
 }

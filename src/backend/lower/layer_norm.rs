@@ -19,6 +19,7 @@ pub fn layer_norm(op: &LayerNorm, c: &Context) -> Result<Vec<Launch>> {
         .flag("dropout", op.dropout.is_some())
         .flag("kept", op.sum.is_some())
         .int("wg", WG);
+    let variant = c.reducing(variant);
     let statistics = u32::from(op.mean.is_some()) + 2 * u32::from(op.rstd.is_some());
     let params = params::LayerNorm { rows: size(rows)?, d: size(d)?, eps: op.eps, site, threshold, scale, statistics };
     let key = op.dropout.map(|dropout| dropout.key);
@@ -54,6 +55,7 @@ pub fn layer_norm_grad(op: &LayerNormGrad, c: &Context) -> Result<Vec<Launch>> {
     }
     let variant =
         Variant::new("layer_norm_grad").name("dtype", dtype).flag("dropout", op.dropout.is_some()).int("wg", WG);
+    let variant = c.reducing(variant);
     let params = params::LayerNormGrad { rows: size(rows)?, d: size(d)?, site, threshold, scale };
     let key = op.dropout.map(|dropout| dropout.key);
     let inputs = [op.dout, op.sum, op.mean, op.rstd, op.gamma, op.dsum].map(Some);

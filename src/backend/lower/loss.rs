@@ -19,6 +19,7 @@ pub fn softmax(op: &Softmax, c: &Context) -> Result<Vec<Launch>> {
         .flag("hidden", op.hidden.is_some())
         .flag("log", op.log)
         .int("wg", WG);
+    let variant = c.reducing(variant);
     let params = params::Softmax { rows: size(rows)?, columns: size(columns)? };
     Ok(vec![c.launch(variant, &params, &[Some(op.x), op.hidden, Some(op.out)], c.flat(rows, 1)?)?])
 }
@@ -30,6 +31,7 @@ pub fn softmax_grad(op: &SoftmaxGrad, c: &Context) -> Result<Vec<Launch>> {
         .flag("hidden", op.hidden.is_some())
         .flag("add", op.dx.write == Write::Add)
         .int("wg", WG);
+    let variant = c.reducing(variant);
     let params = params::SoftmaxGrad { rows: size(rows)?, columns: size(columns)? };
     let buffers = [Some(op.y), Some(op.dy), op.hidden, Some(op.dx.id)];
     Ok(vec![c.launch(variant, &params, &buffers, c.flat(rows, 1)?)?])
@@ -75,6 +77,7 @@ pub fn softmax_cross_entropy(op: &SoftmaxCrossEntropy, c: &Context) -> Result<Ve
         .flag("hidden", op.hidden.is_some())
         .flag("dlogits", op.dlogits.is_some())
         .int("wg", WG);
+    let variant = c.reducing(variant);
     let params = params::SoftmaxCrossEntropy { rows: size(rows)?, columns: size(columns)? };
     let losses = row_loss(op.row_loss, rows, c)?;
     let slice = |id: Option<TensorId>| id.map(|id| (c.slice)(id));
@@ -127,6 +130,7 @@ impl Sum {
             .name("of", self.of)
             .flag("add", add)
             .int("wg", WG_SUM);
+        let variant = c.reducing(variant);
         let part = if parts == 1 { self.n } else { PART };
         let params = params::Sum { n: size(self.n)?, part: size(part)? };
         let buffers = [Some(self.x), self.weight.map(|id| (c.slice)(id)), Some(out)];
@@ -140,9 +144,14 @@ pub fn square_norm_workspace(n: usize) -> usize {
 }
 
 pub fn square_norm(op: &SquareNorm, c: &Context) -> Result<Vec<Launch>> {
-    let (n, dtype, add) = (c.len(op.x), c.dtype(op.out.id)?, op.out.write == Write::Add);
+    square_norm_over(op, (c.slice)(op.x), c.len(op.x), c)
+}
+
+/// As `op`, of `n` elements from `x` on.
+pub fn square_norm_over(op: &SquareNorm, x: Slice, n: usize, c: &Context) -> Result<Vec<Launch>> {
+    let (dtype, add) = (c.dtype(op.out.id)?, op.out.write == Write::Add);
     let (source, out) = (c.dtype(op.x)?, (c.slice)(op.out.id));
-    let squares = Sum { x: (c.slice)(op.x), source, weight: None, of: "square", n };
+    let squares = Sum { x, source, weight: None, of: "square", n };
     if n <= PART {
         return Ok(vec![squares.launch(out, dtype, add, 1, c)?]);
     }

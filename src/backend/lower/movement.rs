@@ -5,7 +5,8 @@ use crate::Result;
 use crate::kernel::Variant;
 use crate::kernel::params::{self, size};
 use crate::op::{
-    CopyBlocks, Fill, GatherRows, GatherRowsGrad, MixRows, MixRowsGrad, Target, WeightedRows, WeightedRowsGrad, Write,
+    Cast, CopyBlocks, Fill, GatherRows, GatherRowsGrad, MixRows, MixRowsGrad, Target, WeightedRows, WeightedRowsGrad,
+    Write,
 };
 
 /// Invocations of a work group where each owns one element.
@@ -21,6 +22,16 @@ fn fill_with(out: Slice, n: usize, dtype: &'static str, value: f32, c: &Context)
 
 pub fn fill(op: &Fill, c: &Context) -> Result<Vec<Launch>> {
     Ok(vec![fill_with((c.slice)(op.out), c.len(op.out), c.dtype(op.out)?, op.value, c)?])
+}
+
+/// Elements of a work group of `cast`.
+const CAST: usize = 4 * WG as usize;
+
+pub fn cast(op: &Cast, c: &Context) -> Result<Vec<Launch>> {
+    let (n, dtype) = (c.len(op.out), c.half(op.out)?);
+    let vec = c.first(op.src).is_multiple_of(4) && c.first(op.out).is_multiple_of(4);
+    let variant = Variant::new("cast").name("dtype", dtype).flag("vec", vec).int("wg", WG);
+    Ok(vec![c.launch(variant, &params::Cast { n: size(n)? }, &[op.src, op.out].map(Some), c.flat(n, CAST)?)?])
 }
 
 pub fn copy_blocks(op: &CopyBlocks, c: &Context) -> Result<Vec<Launch>> {
@@ -111,6 +122,7 @@ pub fn weighted_rows_grad(op: &WeightedRowsGrad, c: &Context) -> Result<Vec<Laun
         .flag("add", op.dx.write == Write::Add)
         .flag("dweight", op.dweight.is_some())
         .int("wg", WG_SMALL);
+    let variant = c.reducing(variant);
     let params = params::WeightedRowsGrad { n: size(n)?, d: size(c.last(op.x))?, rows: size(c.last(op.weight))? };
     let buffers = [Some(op.x), Some(op.weight), Some(op.dout), Some(op.dx.id), op.dweight];
     Ok(vec![c.launch(variant, &params, &buffers, c.flat(n, 1)?)?])

@@ -1,19 +1,24 @@
 //! Relative attention, forward and backward, one stream after the other.
 //!
 //! Nothing of the size of the scores is stored: scratch holds two bits a pair of row and key, shared by all heads, and a few
-//! numbers a row. The gradient of what both streams share is written by the first and added to by the second.
+//! numbers a row; backward in WGSL also a slab of score gradients (see [`slab`]). The gradient of what both streams share
+//! is written by the first and added to by the second.
+
+mod slab;
+
+use slab::Slab;
 
 use super::{Context, Launch, Slice};
-use crate::kernel::Variant;
 use crate::kernel::params::{self, Drop, size};
+use crate::kernel::{Language, Variant};
 use crate::op::{DropoutSite, Mask, RelAttention, RelAttentionGrad, SegmentTerms, Target, Write};
 use crate::tensor::TensorId;
 use crate::{Error, Result};
 
 /// Invocations of every work group.
 const WG: u32 = 64;
-/// Rows, keys or rows of r that a work group owns.
-const TILE: usize = 8;
+/// Rows, keys or rows of r that a work group of PTX owns.
+const TILE: usize = 32;
 /// Rows of a block in the sums of bias gradients.
 const BLOCK: usize = 64;
 
@@ -55,6 +60,7 @@ struct Layout {
     column_sums: usize,   // [B, H, N]
     position_sums: usize, // [G, H, P]
     bias_sums: usize,     // [blocks, H, D]
+    slab: usize,          // score gradients of a slab, and sums beside them
     words: usize,
 }
 
@@ -69,7 +75,7 @@ struct Parts {
 }
 
 impl Layout {
-    fn new(op: &RelAttention, backward: bool) -> Self {
+    fn new(language: Language, op: &RelAttention, backward: bool) -> Self {
         let mut layout = Layout::default();
         let mut take = |words: usize| {
             let first = layout.words;
@@ -92,7 +98,10 @@ impl Layout {
             let most = of_streams.max(blocks(b * op.keys())).max(blocks(op.groups * op.positions()));
             let (columns, positions) = (take(b * h * op.keys()), take(op.groups * h * op.positions()));
             let sums = take(most * h * op.head_dim);
-            (layout.column_sums, layout.position_sums, layout.bias_sums) = (columns, positions, sums);
+            let slabs = rows.iter().map(|&rows| Slab::new(op, rows).words());
+            let slab = take(if language == Language::Wgsl { slabs.max().unwrap_or(0) } else { 0 });
+            (layout.column_sums, layout.position_sums) = (columns, positions);
+            (layout.bias_sums, layout.slab) = (sums, slab);
         }
         layout.streams = parts;
         layout
@@ -100,13 +109,13 @@ impl Layout {
 }
 
 /// Scratch of the forward op.
-pub fn forward_workspace(op: &RelAttention) -> usize {
-    4 * Layout::new(op, false).words
+pub fn forward_workspace(language: Language, op: &RelAttention) -> usize {
+    4 * Layout::new(language, op, false).words
 }
 
 /// Scratch of the gradient.
-pub fn backward_workspace(op: &RelAttentionGrad) -> usize {
-    4 * Layout::new(&op.forward, true).words
+pub fn backward_workspace(language: Language, op: &RelAttentionGrad) -> usize {
+    4 * Layout::new(language, &op.forward, true).words
 }
 
 /// What the launches of one op share.
@@ -115,7 +124,7 @@ struct Attention<'a> {
     c: &'a Context<'a>,
     layout: Layout,
     work: Slice,
-    /// Columns of 64 elements of a head.
+    /// Pieces of 32 columns of a head, a power of two: a key of WGSL's kernels.
     columns: u32,
 }
 
@@ -123,30 +132,31 @@ impl<'a> Attention<'a> {
     /// # Errors
     /// When element type or head size have no kernel here.
     fn new(op: &'a RelAttention, backward: bool, c: &'a Context<'a>) -> Result<Self> {
-        let (layout, place, dtype) = (Layout::new(op, backward), &c.place, c.dtype(op.k)?);
+        let language = c.caps.language;
+        let (layout, place, dtype) = (Layout::new(language, op, backward), &c.place, c.dtype(op.k)?);
         if dtype != "f32" {
             return Err(Error::device(format!(
-                "{place}: relative attention has WGSL kernels in f32 only, not in {dtype}; build the program in f32"
+                "{place}: relative attention has {language} kernels in f32 only, not in {dtype}; build the program in f32"
             )));
         }
-        let columns = match op.head_dim {
-            0..=64 => 1,
-            65..=128 => 2,
-            129..=256 => 4,
-            more => {
-                return Err(Error::device(format!(
-                    "{place}: heads of {more} elements are more than the 256 that WGSL's relative attention serves; \
-                     use --device cpu"
-                )));
-            }
+        if op.head_dim > 256 {
+            return Err(Error::device(format!(
+                "{place}: heads of {} elements are more than the 256 that {language}'s relative attention serves; use \
+                 --device cpu",
+                op.head_dim
+            )));
+        }
+        let columns = op.head_dim.div_ceil(32).next_power_of_two() as u32;
+        let needed = match (language, backward) {
+            (Language::Wgsl, false) => slab::FORWARD_BYTES,
+            (Language::Wgsl, true) => slab::BACKWARD_BYTES,
+            (Language::Ptx, _) => 0, // less than every card has
         };
-        // The largest of the kernels: three operands of 8 rows, a tile, partial sums, decisions.
-        let (needed, most) = (4 * (3 * 512 * columns as usize + 512 + 64 + 256), c.caps.workgroup_bytes);
+        let most = c.caps.workgroup_bytes;
         if needed > most {
             return Err(Error::device(format!(
-                "{place}: heads of {} elements need {needed} bytes of work group memory, but this adapter has {most} \
+                "{place}: relative attention needs {needed} bytes of work group memory, but this device has {most} \
                  (max_compute_workgroup_storage_size); use --device cpu",
-                op.head_dim
             )));
         }
         let work = c.scratch(0, layout.words)?;
@@ -181,6 +191,12 @@ impl<'a> Attention<'a> {
             row_sums: size(parts.row_sums)?,
             column_sums: size(self.layout.column_sums)?,
             position_sums: size(self.layout.position_sums)?,
+            first_batch: 0,
+            batches: size(op.batch)?,
+            first_row: 0,
+            slab_rows: size(stream.rows)?,
+            slab: 0,
+            others: 0,
         })
     }
 
@@ -188,19 +204,24 @@ impl<'a> Attention<'a> {
         Some((self.c.slice)(id))
     }
 
-    /// One launch over `tiles` work groups.
+    /// One launch of a PTX kernel over the tiles of `outer` lists of `length` rows, keys or rows of r, and the pieces of 64
+    /// columns of a head.
     fn tiled(
         &self,
         template: &'static str,
+        stream: &Stream,
         params: &params::RelAttention,
         buffers: &[Option<Slice>],
-        tiles: usize,
+        (outer, length): (usize, usize),
     ) -> Result<Launch> {
-        let mut variant = Variant::new(template).name("dtype", "f32");
-        if template != "rel_attention_grad_positions" {
-            variant = variant.flag("relative", self.op.relative.is_some());
-        }
-        let variant = variant.int("columns", self.columns).int("wg", WG);
+        // Rows of the content stream lie in order, so that their rows of r are a band.
+        let relative = match stream.positions {
+            _ if self.op.relative.is_none() => "none",
+            Some(_) => "rows",
+            None => "band",
+        };
+        let variant = Variant::new(template).name("dtype", "f32").name("relative", relative).int("wg", WG);
+        let tiles = outer * length.div_ceil(TILE) * self.op.head_dim.div_ceil(64);
         self.c.launch_slices(variant, params, buffers, self.c.flat(tiles, 1)?)
     }
 
@@ -307,8 +328,12 @@ pub fn forward(op: &RelAttention, c: &Context) -> Result<Vec<Launch>> {
         let mut buffers = attention.inputs(stream);
         buffers.extend([attention.key(), Some(attention.work)]);
         buffers.extend([stream.out, stream.lse].map(|id| attention.slice(id)));
-        let tiles = op.batch * op.heads * stream.rows.div_ceil(TILE);
-        launches.push(attention.tiled("rel_attention", &params, &buffers, tiles)?);
+        if c.caps.language == Language::Wgsl {
+            launches.push(attention.forward(stream, &params, &buffers)?);
+            continue;
+        }
+        let tiles = (op.batch * op.heads, stream.rows);
+        launches.push(attention.tiled("rel_attention", stream, &params, &buffers, tiles)?);
     }
     Ok(launches)
 }
@@ -324,6 +349,10 @@ pub fn backward(op: &RelAttentionGrad, c: &Context) -> Result<Vec<Launch>> {
         let [dout, dq, lse] = [dout, dq, stream.lse].map(|id| attention.slice(id));
         let params = attention.params(stream, parts, index > 0)?;
         launches.extend(attention.prepare(stream, &params)?);
+        if c.caps.language == Language::Wgsl {
+            attention.backward(op, stream, params, &mut launches)?;
+            continue;
+        }
         let inputs = attention.inputs(stream);
         let with = |more: &[Option<Slice>]| inputs.iter().chain(more).copied().collect::<Vec<_>>();
         let heads = f.batch * f.heads;
@@ -331,21 +360,16 @@ pub fn backward(op: &RelAttentionGrad, c: &Context) -> Result<Vec<Launch>> {
         let seg_embed = f.segment.and_then(|s| attention.slice(s.seg_embed));
         let out = attention.slice(stream.out);
         let buffers = with(&[seg_embed, attention.key(), dout, out, lse, work, dq]);
-        launches.push(attention.tiled("rel_attention_grad", &params, &buffers, heads * stream.rows.div_ceil(TILE))?);
+        launches.push(attention.tiled("rel_attention_grad", stream, &params, &buffers, (heads, stream.rows))?);
 
         let [dk, dv] = [op.dk, op.dv].map(|id| attention.slice(id));
         let buffers = with(&[attention.key(), dout, lse, work, dk, dv]);
-        launches.push(attention.tiled(
-            "rel_attention_grad_keys",
-            &params,
-            &buffers,
-            heads * f.keys().div_ceil(TILE),
-        )?);
+        launches.push(attention.tiled("rel_attention_grad_keys", stream, &params, &buffers, (heads, f.keys()))?);
 
         if let Some(relative) = &op.relative {
             let buffers = with(&[attention.key(), dout, lse, work, attention.slice(relative.dr)]);
-            let tiles = f.groups * f.heads * f.positions().div_ceil(TILE);
-            launches.push(attention.tiled("rel_attention_grad_positions", &params, &buffers, tiles)?);
+            let tiles = (f.groups * f.heads, f.positions());
+            launches.push(attention.tiled("rel_attention_grad_positions", stream, &params, &buffers, tiles)?);
         }
     }
     if let (Some(terms), Some(grads)) = (&f.relative, &op.relative) {

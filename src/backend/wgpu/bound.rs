@@ -134,7 +134,7 @@ impl BoundOp {
         let op = &program.steps[index].op;
         op.check(&program.tensors, program.scope(index))?;
         let mut buffers = buffers.to_vec();
-        let bytes = workspace_bytes(op, program).next_multiple_of(ALIGNMENT);
+        let bytes = workspace_bytes(gpu.info.caps.language, op, program).next_multiple_of(ALIGNMENT);
         let workspace = (bytes > 0).then(|| {
             buffers.push(gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("scratch"),

@@ -50,7 +50,12 @@ fn all() -> &'static [Adapter] {
             DeviceType::Cpu => 4,
         });
         let describe = |(info, handle): (wgpu::AdapterInfo, wgpu::Adapter)| {
-            let caps = Caps::of(&handle.features(), &handle.limits(), info.subgroup_min_size, info.subgroup_max_size);
+            let mut caps =
+                Caps::of(&handle.features(), &handle.limits(), info.subgroup_min_size, info.subgroup_max_size);
+            caps.cooperative = cooperative(&handle, &caps);
+            if std::env::var_os("XLNET_SUBGROUPS").is_some_and(|value| value == "off") {
+                caps.subgroups = None;
+            }
             let info = AdapterInfo {
                 name: info.name,
                 interface: info.backend.to_string(),
@@ -62,6 +67,26 @@ fn all() -> &'static [Adapter] {
         };
         found.into_iter().map(describe).collect()
     })
+}
+
+/// Cooperative matrices that kernels may use, for f32 and f16: those of the sizes that WGSL has, in subgroups of 32, where
+/// `XLNET_COOPERATIVE=on` asks for them. Nobody has run these kernels yet.
+fn cooperative(adapter: &wgpu::Adapter, caps: &Caps) -> [Option<u32>; 2] {
+    let asked = std::env::var_os("XLNET_COOPERATIVE").is_some_and(|value| value == "on");
+    let there = adapter.features().contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    if !(asked && there && caps.subgroups == Some((32, 32))) {
+        return [None; 2];
+    }
+    let all = adapter.cooperative_matrix_properties();
+    let size = |ab_type| {
+        let fits = |p: &&wgpu::CooperativeMatrixProperties| {
+            let square = p.m_size == p.n_size && p.n_size == p.k_size && [8, 16].contains(&p.m_size);
+            square && p.ab_type == ab_type && p.cr_type == wgpu::CooperativeScalarType::F32
+        };
+        all.iter().filter(fits).map(|p| p.m_size).max()
+    };
+    let f16 = size(wgpu::CooperativeScalarType::F16).filter(|_| caps.f16);
+    [size(wgpu::CooperativeScalarType::F32), f16]
 }
 
 /// Every adapter of this machine; number `n` is device `wgpu:n`. Hardware comes before software.
@@ -124,14 +149,25 @@ impl Gpu {
         Ok(gpu)
     }
 
-    fn request(number: usize) -> Result<Gpu> {
+    /// A device of its own on adapter `number`.
+    ///
+    /// # Errors
+    /// When there is no such adapter, or it cannot be opened.
+    pub(super) fn request(number: usize) -> Result<Gpu> {
         let Adapter { info, handle } = adapter(number)?;
-        let wanted = Features::SHADER_F16 | Features::SUBGROUP | Features::TIMESTAMP_QUERY | Features::PIPELINE_CACHE;
+        let mut wanted =
+            Features::SHADER_F16 | Features::SUBGROUP | Features::TIMESTAMP_QUERY | Features::PIPELINE_CACHE;
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        if info.caps.cooperative != [None; 2] {
+            wanted |= Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: wgpu asks whoever turns an experiment on to expect its defects. The user did, by XLNET_COOPERATIVE.
+            experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
         let description = wgpu::DeviceDescriptor {
             label: Some("xlnet"),
             required_features: handle.features() & wanted,
             required_limits: handle.limits(),
-            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            experimental_features,
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         };
@@ -159,19 +195,23 @@ impl Gpu {
         Gpu { info, device, queue, pipelines, failure: Arc::default() }
     }
 
+    /// Gives the device up, as a driver does that crashed.
+    #[cfg(test)]
+    pub(super) fn lose(&self) {
+        self.device.destroy();
+        self.failure.lock().expect("a lock").get_or_insert(lost("destroyed by a test"));
+    }
+
     fn new(info: AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
         let failure = Arc::new(Mutex::new(None));
         let note = |failure: &Mutex<Option<String>>, what: String| {
             failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(what);
         };
-        let (lost, uncaptured) = (failure.clone(), failure.clone());
+        let (of_loss, uncaptured) = (failure.clone(), failure.clone());
         device.set_device_lost_callback(move |reason, message| {
             // The program's own end is no failure.
             if reason != wgpu::DeviceLostReason::Destroyed {
-                note(
-                    &lost,
-                    format!("the device was lost ({message}); run again, with a smaller batch if it happens twice"),
-                );
+                note(&of_loss, lost(&message));
             }
         });
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -232,6 +272,11 @@ impl Gpu {
     }
 }
 
+/// What users are told when the device is gone.
+fn lost(message: &str) -> String {
+    format!("the device was lost ({message}); run again, with a smaller batch if it happens twice")
+}
+
 impl Caps {
     fn of(features: &Features, limits: &Limits, subgroup_min: u32, subgroup_max: u32) -> Caps {
         Caps {
@@ -239,6 +284,7 @@ impl Caps {
             capability: (0, 0),
             f16: features.contains(Features::SHADER_F16),
             subgroups: features.contains(Features::SUBGROUP).then_some((subgroup_min, subgroup_max)),
+            cooperative: [None; 2],
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
             binding_bytes: limits.max_storage_buffer_binding_size as usize,
             buffer_bytes: limits.max_buffer_size as usize,

@@ -11,8 +11,9 @@ use super::bound::{BoundLaunches, pipelines};
 use super::device::Gpu;
 use super::profile::Profiler;
 use crate::backend::indices::Indices;
-use crate::backend::lower::{Context, Slice, lower, workspace_bytes};
+use crate::backend::lower::{Context, Slice, fuse, lower, workspace_bytes};
 use crate::backend::{Executor, OpTime};
+use crate::kernel::Language;
 use crate::program::{Plan, Program};
 use crate::tensor::TensorId;
 use crate::{Error, Result};
@@ -33,6 +34,8 @@ pub struct WgpuExecutor {
     launches: BoundLaunches,
     /// First launch of each op, and the end.
     first: Vec<usize>,
+    /// Ops that are launched together where all of them run, and these launches.
+    fused: Vec<(Range<usize>, Range<usize>)>,
     belt: StagingBelt,
     /// Copies waiting for the next submit.
     encoder: Option<wgpu::CommandEncoder>,
@@ -56,24 +59,34 @@ impl WgpuExecutor {
     /// # Errors
     /// Those of `new`.
     pub(super) fn in_chunks(gpu: Arc<Gpu>, program: Arc<Program>, chunk: usize) -> Result<Self> {
-        let plan = Plan::in_chunks(&program, &|op| workspace_bytes(op, &program), chunk);
+        let plan = Plan::in_chunks(&program, &|op| workspace_bytes(Language::Wgsl, op, &program), chunk);
         check_sizes(&program, &plan, chunk)?;
         let indices = Indices::new(&program)?;
         let layout = super::arena::Layout::new(&plan, chunk);
+        let slice = |id| layout.slice(plan.placement(id), program.tensor(id).dtype.size());
+        let context = |index| Context {
+            tensors: &program.tensors,
+            slice: &slice,
+            workspace: plan.workspace(index).map(|placement| layout.slice(placement, 4)),
+            caps: &gpu.info.caps,
+            place: program.place(index),
+        };
         let (mut lowered, mut first) = (vec![], vec![]);
         for (index, step) in program.steps.iter().enumerate() {
             step.op.check(&program.tensors, program.scope(index))?;
             first.push(lowered.len());
-            let context = Context {
-                tensors: &program.tensors,
-                slice: &|id| layout.slice(plan.placement(id), program.tensor(id).dtype.size()),
-                workspace: plan.workspace(index).map(|placement| layout.slice(placement, 4)),
-                caps: &gpu.info.caps,
-                place: program.place(index),
-            };
-            lowered.extend(lower(&step.op, &context)?);
+            lowered.extend(lower(&step.op, &context(index))?);
         }
         first.push(lowered.len());
+        let mut fused = vec![];
+        for together in fuse(&program, context)? {
+            let start = lowered.len();
+            lowered.extend(together.launches);
+            fused.push((together.ops, start..lowered.len()));
+        }
+        let saved: usize = fused.iter().map(|(ops, launches)| first[ops.end] - first[ops.start] - launches.len()).sum();
+        let all = first[program.steps.len()];
+        tracing::debug!(ops = program.steps.len(), launches = all - saved, unfused = all, "lowered");
         // Whatever can be refused has been by now: memory comes last.
         let pipelines = pipelines(&gpu, &lowered)?;
         let arenas = Arenas::new(&gpu, &plan, chunk)?;
@@ -87,7 +100,20 @@ impl WgpuExecutor {
         let belt = StagingBelt::new(gpu.device.clone(), plan.total_bytes().clamp(256, STAGED) as u64);
         let (encoder, profiler) = (None, None);
         gpu.check()?;
-        Ok(WgpuExecutor { gpu, program, plan, arenas, launches, first, belt, encoder, readback, indices, profiler })
+        Ok(WgpuExecutor {
+            gpu,
+            program,
+            plan,
+            arenas,
+            launches,
+            first,
+            fused,
+            belt,
+            encoder,
+            readback,
+            indices,
+            profiler,
+        })
     }
 
     /// Bytes of a tensor, checked against the length of the host's.
@@ -123,20 +149,21 @@ impl WgpuExecutor {
     }
 
     fn encode(&mut self, ops: Range<usize>) {
-        let range = self.first[ops.start]..self.first[ops.end];
         self.encoder();
         let Some(encoder) = &mut self.encoder else { return };
-        if let Some(profiler) = &mut self.profiler {
-            for op in ops {
-                let timestamp_writes = profiler.begin(op);
-                let description = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
-                let mut pass = encoder.begin_compute_pass(&description);
-                self.launches.encode(self.first[op]..self.first[op + 1], &mut pass);
+        let Some(profiler) = &mut self.profiler else {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for (_, launches) in parts(&self.first, &self.fused, ops) {
+                self.launches.encode(launches, &mut pass);
             }
             return;
+        };
+        for (op, launches) in parts(&self.first, &self.fused, ops) {
+            let timestamp_writes = profiler.begin(op);
+            let description = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+            let mut pass = encoder.begin_compute_pass(&description);
+            self.launches.encode(launches, &mut pass);
         }
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        self.launches.encode(range, &mut pass);
     }
 
     /// Copies bytes of a buffer to the host.
@@ -153,6 +180,32 @@ impl WgpuExecutor {
         target.unmap();
         Ok(())
     }
+}
+
+/// Launches of `ops`, each with the op that answers for them: the first one's where several are launched together.
+fn parts(
+    first: &[usize],
+    fused: &[(Range<usize>, Range<usize>)],
+    ops: Range<usize>,
+) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let mut next = ops.start;
+    std::iter::from_fn(move || {
+        let op = next;
+        if op >= ops.end {
+            return None;
+        }
+        let at = fused.partition_point(|(together, _)| together.start < op);
+        match fused.get(at) {
+            Some((together, launches)) if together.start == op && together.end <= ops.end => {
+                next = together.end;
+                Some((op, launches.clone()))
+            }
+            _ => {
+                next += 1;
+                Some((op, first[op]..first[op + 1]))
+            }
+        }
+    })
 }
 
 impl Executor for WgpuExecutor {
@@ -200,7 +253,12 @@ impl Executor for WgpuExecutor {
         let part = self.profiler.as_ref().map_or(OPS_PER_SUBMIT, |profiler| profiler.capacity().min(OPS_PER_SUBMIT));
         let mut start = ops.start;
         while start < ops.end {
-            let end = ops.end.min(start + part);
+            let mut end = ops.end.min(start + part);
+            // What is launched together stays together.
+            let cut = self.fused.iter().map(|(together, _)| together).find(|t| t.start < end && end < t.end);
+            if let Some(together) = cut.filter(|t| start <= t.start && t.end <= ops.end) {
+                end = together.end;
+            }
             self.encode(start..end);
             if self.profiler.is_some() {
                 self.collect()?;

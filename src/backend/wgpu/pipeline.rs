@@ -148,6 +148,8 @@ impl Gpu {
                 })
             },
         )
+        // A defect of the kernel, not something that this device lacks.
+        .map_err(|error| Error::kernel(error.to_string()))
     }
 
     /// With wgpu's checks of bounds and endless loops, unless `XLNET_KERNEL_CHECKS=off` takes them out for speed.

@@ -140,6 +140,99 @@ fn what_an_adapter_lacks_is_named() {
 }
 
 #[test]
+fn a_lost_device_is_an_error_that_says_so() {
+    if gpu().is_none() {
+        return;
+    }
+    let gpu = Arc::new(Gpu::request(0).unwrap());
+    let (program, x, out) = chain();
+    let mut e: Box<dyn Executor> = Box::new(WgpuExecutor::new(gpu.clone(), Arc::new(program)).unwrap());
+    e.upload_f32(x, &[1.0; 1000]).unwrap();
+    e.run_phase("run").unwrap();
+    assert_eq!(e.download_f32(out).unwrap(), [1.0; 1000]);
+    gpu.lose();
+    let told = |text: String| assert!(text.contains("the device was lost") && text.contains("run again"), "{text}");
+    told(e.upload_f32(x, &[2.0; 1000]).unwrap_err().to_string());
+    told(e.run_phase("run").unwrap_err().to_string());
+    told(e.download_f32(out).unwrap_err().to_string());
+    told(e.sync().unwrap_err().to_string());
+    let (program, ..) = chain();
+    told(WgpuExecutor::new(gpu, Arc::new(program)).err().expect("refused").to_string());
+}
+
+#[test]
+fn memory_that_is_not_there_is_named() {
+    let Some(gpu) = gpu() else { return };
+    let huge = wgpu::BufferDescriptor {
+        label: None,
+        size: gpu.device.limits().max_buffer_size.saturating_add(4),
+        usage: wgpu::BufferUsages::STORAGE,
+        mapped_at_creation: false,
+    };
+    let refused = gpu.caught(|| "7 bytes of tensors".into(), || gpu.device.create_buffer(&huge)).err();
+    let text = refused.expect("refused").to_string();
+    assert!(text.starts_with(&gpu.name()) && text.contains("7 bytes of tensors"), "{text}");
+    // What went wrong there is nobody else's error.
+    gpu.check().unwrap();
+}
+
+#[test]
+fn what_lies_side_by_side_is_launched_together() {
+    if gpu().is_none() {
+        return;
+    }
+    // Updates of odd sizes, all at once and one by one: the same bits.
+    let mut b = Builder::new(DType::F32);
+    let (square_norm, hyper) = (b.output("square_norm", [1]), b.input("hyper", [Adam::HYPER_LEN]));
+    let mut all = vec![];
+    for i in 0..9 {
+        let roles = [Role::Param, Role::Grad, Role::OptState, Role::OptState];
+        all.push(roles.map(|role| b.tensor(format!("{role}{i}"), [1 + 97 * i], DType::F32, role)));
+    }
+    for (i, [_, grad, ..]) in all.iter().enumerate() {
+        let out = if i == 0 { Target::set(square_norm) } else { Target::add(square_norm) };
+        // Whatever writes the gradients; here the host does.
+        b.push(Fill { out: *grad, value: 0.0 }).unwrap();
+        b.push(SquareNorm { x: *grad, out }).unwrap();
+    }
+    b.phase("update");
+    for (i, &[_, x, ..]) in all.iter().enumerate() {
+        let out = if i == 0 { Target::set(square_norm) } else { Target::add(square_norm) };
+        b.push(SquareNorm { x, out }).unwrap();
+    }
+    for &[param, grad, m, v] in &all {
+        let (decays, grad_scale, lr_scale) = (true, 1.0, 1.0);
+        b.push(Adam { param, grad, m, v, square_norm, hyper, decays, grad_scale, lr_scale }).unwrap();
+    }
+    let program = Arc::new(b.finish().unwrap());
+    let ops = program.phase("update");
+    let run = |parts: &[std::ops::Range<usize>]| {
+        let mut e = Device::Wgpu(0).open(program.clone()).unwrap();
+        e.upload_f32(hyper, &[0.1, 1.0, 0.9, 0.999, 1e-8, 0.01]).unwrap();
+        for (i, tensors) in all.iter().enumerate() {
+            for (j, &id) in tensors.iter().enumerate().take(2) {
+                let n = 1 + 97 * i;
+                e.upload_f32(id, &(0..n).map(|k| ((k * 7 + i + j) % 13) as f32 - 6.0).collect::<Vec<_>>()).unwrap();
+            }
+        }
+        for _ in 0..3 {
+            parts.iter().for_each(|part| e.run(part.clone()).unwrap());
+        }
+        let of = |e: &mut Box<dyn Executor>, id| e.download_f32(id).unwrap();
+        let norm = of(&mut e, square_norm)[0];
+        (norm, all.iter().flatten().flat_map(|&id| of(&mut e, id)).map(f32::to_bits).collect::<Vec<_>>())
+    };
+    let (norm, together) = run(std::slice::from_ref(&ops));
+    let expected: f32 =
+        (0..9).flat_map(|i| (0..1 + 97 * i).map(move |k| ((k * 7 + i + 1) % 13) as f32 - 6.0)).map(|x| x * x).sum();
+    assert_eq!(norm, expected); // whole numbers
+    let one_by_one: Vec<_> = ops.clone().map(|op| op..op + 1).collect();
+    assert!(run(&one_by_one) == (norm, together.clone()));
+    // Pieces that begin and end inside.
+    assert!(run(&[ops.start..ops.start + 5, ops.start + 5..ops.end - 4, ops.end - 4..ops.end]) == (norm, together));
+}
+
+#[test]
 fn plans_need_no_device() {
     let (program, ..) = chain();
     let plan = Device::Wgpu(7).plan(&program).unwrap();

@@ -23,8 +23,8 @@ const LENGTHS: [usize; 4] = [64, 128, 256, 512];
 /// Measures, prints the table, and writes it as JSON and SVG.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let device = args.device.resolve()?;
-    let limits = Limits::of(device, args.quick)?;
-    let mut report = Report::new(device, limits);
+    let limits = Limits::of(device, args.bf16, args.quick)?;
+    let mut report = Report::new(device, args.bf16, limits);
     print(&report.head());
     for (name, config) in models(args)? {
         for &task in &args.task {
@@ -91,6 +91,7 @@ fn measure(
         num_predict: None,
         dropout: args.dropout,
         recompute: Recomputation::None,
+        bf16: args.bf16,
         accumulate: 1,
         inference: false,
         device,

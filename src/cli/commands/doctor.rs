@@ -35,11 +35,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     print("devices");
     print("  cpu      ready");
     print_adapters();
-    let cuda = Device::Cuda(0);
-    match cuda.resolve() {
-        Ok(_) => print(&format!("  {cuda}   ready")),
-        Err(error) => print(&format!("  {cuda}   missing: {error}")),
-    }
+    print_cards();
     print(&format!("auto means {}", Device::Auto.resolve()?));
     print("packages");
     for (name, files, use_of_it) in PACKAGES {
@@ -150,6 +146,29 @@ fn print_adapters() {
 fn print_adapters() {
     if let Err(error) = Device::Wgpu(0).resolve() {
         print(&format!("  wgpu:0   missing: {error}"));
+    }
+}
+
+/// NVIDIA cards that CUDA's driver knows.
+#[cfg(feature = "cuda")]
+fn print_cards() {
+    use crate::backend::cuda::cards;
+    for (number, card) in cards().into_iter().flatten().enumerate() {
+        let (device, (major, minor)) = (Device::Cuda(number).to_string(), card.capability);
+        let products = if major >= 8 { "products in f32 and bf16" } else { "products in f32" };
+        let ready =
+            Device::Cuda(number).resolve().map_or_else(|error| format!("not usable: {error}"), |_| products.to_owned());
+        print(&format!("  {device:<8} {}, compute capability {major}.{minor}, {}", card.name, bytes(card.bytes)));
+        print(&format!("           {} multiprocessors; {ready}", card.multiprocessors));
+    }
+    if let Err(error) = Device::Cuda(0).resolve() {
+        print(&format!("  cuda:0   missing: {error}"));
+    }
+}
+#[cfg(not(feature = "cuda"))]
+fn print_cards() {
+    if let Err(error) = Device::Cuda(0).resolve() {
+        print(&format!("  cuda:0   missing: {error}"));
     }
 }
 

@@ -66,7 +66,33 @@ pub fn check(args: &KernelsCheckArgs) -> anyhow::Result<()> {
         render(*language, variant)?;
     }
     print(&format!("{} variants render", all.len()));
+    compile_ptx(args, &all)?;
     compile(args, &all)
+}
+
+/// Has a card's driver compile the PTX.
+#[cfg(feature = "cuda")]
+fn compile_ptx(args: &KernelsCheckArgs, all: &[(Language, Variant)]) -> anyhow::Result<()> {
+    use crate::backend::Device;
+    use crate::backend::cuda::{Card, Driver, KernelText};
+    let Device::Cuda(number) = args.device else { return Ok(()) };
+    let mut card = Card::open(number)?;
+    let (mut compiled, mut newer) = (0, 0);
+    for (_, variant) in all.iter().filter(|(language, _)| *language == Language::Ptx) {
+        let kernel = KernelText::new(variant)?;
+        if kernel.capability() > card.capability() {
+            newer += 1;
+            continue;
+        }
+        card.load(&kernel)?;
+        compiled += 1;
+    }
+    print(&format!("{compiled} variants compile on {}, {newer} are for newer cards", args.device));
+    Ok(())
+}
+#[cfg(not(feature = "cuda"))]
+fn compile_ptx(_: &KernelsCheckArgs, _: &[(Language, Variant)]) -> anyhow::Result<()> {
+    Ok(())
 }
 
 #[cfg(feature = "wgpu")]

@@ -82,8 +82,8 @@ pub fn score_v1(questions: &Questions, answers: &[Answered]) -> Scores {
         // The older scorer has no rule for texts without words: they share nothing.
         f1_sum += best(&|gold| if normalize(gold).is_empty() { 0.0 } else { f1(gold, text) });
     }
-    let percent = 100.0 / questions.questions.len().max(1) as f64;
-    Scores::from([("exact".into(), exact_sum * percent), ("f1".into(), f1_sum * percent)])
+    let percent = |sum: f64| 100.0 * sum / questions.questions.len().max(1) as f64;
+    Scores::from([("exact".into(), percent(exact_sum)), ("f1".into(), percent(f1_sum))])
 }
 
 /// Scores of SQuAD 2.0 by the official names. `exact` and `f1` are those of the answers after `threshold` (all texts

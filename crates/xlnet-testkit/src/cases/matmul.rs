@@ -1,6 +1,7 @@
 //! Matrix products and column sums.
 
-use xlnet::op::{ColumnSum, MatMul, Target, Write};
+use xlnet::op::{Cast, ColumnSum, MatMul, Target, Write};
+use xlnet::tensor::{DType, Role};
 
 use super::WRITES;
 use crate::case::Case;
@@ -40,6 +41,7 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
+    cases.extend(half());
     cases.push(Case::new("matmul/views at odd offsets", |s| {
         let (a, b) = (s.normal("a", [200]), s.normal("b", [300]));
         let (a, b) = (s.builder.view(a, 3, [5, 17])?, s.builder.view(b, 7, [17, 11])?);
@@ -56,6 +58,65 @@ pub fn cases() -> Vec<Case> {
             let alone = "one sum whose terms cancel is all there is to compare with";
             cases.push(if n == 1 { case.wider(25.0, alone) } else { case });
         }
+    }
+    cases
+}
+
+/// m, n, k of products in half precision: no multiple of anything, and multiples of 8 that fill tiles and do not.
+const HALF_SHAPES: [(usize, usize, usize); 8] = [
+    (1, 1, 1),
+    (3, 17, 31),
+    (59, 97, 111),
+    (8, 8, 8),
+    (24, 136, 40),
+    (136, 72, 200),
+    (64, 128, 96),
+    (1280, 1168, 40), // enough tiles for big ones
+];
+
+/// Products of operands in half precision, and the rounding to it.
+fn half() -> Vec<Case> {
+    let mut cases = vec![];
+    for dtype in [DType::Bf16, DType::F16] {
+        for (m, n, k) in HALF_SHAPES {
+            for (trans_a, trans_b) in [(false, false), (false, true), (true, false), (true, true)] {
+                for (write, with_bias) in [(Write::Set, true), (Write::Add, false)] {
+                    let big = m > 1000;
+                    // The interpreter takes seconds for the big ones: bf16 forward and its gradients.
+                    if big && (dtype == DType::F16 || trans_a && trans_b || write == Write::Add) {
+                        continue;
+                    }
+                    let transposed = format!("{}{}", if trans_a { 't' } else { 'n' }, if trans_b { 't' } else { 'n' });
+                    let name = format!("matmul/{dtype} {m}x{n}x{k} {transposed} bias {with_bias} {write:?}");
+                    cases.push(Case::new(name, move |s| {
+                        let a = s.half("a", if trans_a { [k, m] } else { [m, k] }, dtype);
+                        let b = s.half("b", if trans_b { [n, k] } else { [k, n] }, dtype);
+                        let bias = with_bias.then(|| s.normal("bias", [n]));
+                        let out = s.target(write, "out", [m, n]);
+                        s.push(MatMul { a, b, bias, out, m, n, k, trans_a, trans_b })
+                    }));
+                }
+            }
+        }
+        for n in super::SIZES.into_iter().chain([4096]) {
+            cases.push(Case::new(format!("cast/{dtype} {n}"), move |s| {
+                let mut values = s.normals(n);
+                // A tie, an overflow of f16, a number below its smallest, zero with a sign.
+                let odd = [1.0 + 2f64.powi(-9), 1.0 + 3.0 * 2f64.powi(-12), 7e4, 1e-9, -0.0];
+                values.iter_mut().zip(odd).for_each(|(value, odd)| *value = odd);
+                let src = s.floats("src", [n], values);
+                let out = s.builder.tensor("out", [n], dtype, Role::Output);
+                s.keep(out);
+                s.push(Cast { src, out })
+            }));
+        }
+        cases.push(Case::new(format!("cast/{dtype} views at odd offsets"), move |s| {
+            let src = s.normal("src", [100]);
+            let out = s.builder.tensor("out", [101], dtype, Role::Output);
+            s.keep(out);
+            let (src, out) = (s.builder.view(src, 3, [90])?, s.builder.view(out, 5, [90])?);
+            s.push(Cast { src, out })
+        }));
     }
     cases
 }

@@ -30,6 +30,7 @@ pub(crate) fn run(op: &Op, tensors: &[TensorDesc], store: &mut dyn Store) -> Res
     let t = &mut Env { op: op.name(), tensors, store };
     match op {
         Op::Fill(op) => rows::fill(op, t),
+        Op::Cast(op) => rows::cast(op, t),
         Op::CopyBlocks(op) => rows::copy_blocks(op, t),
         Op::GatherRows(op) => rows::gather_rows(op, t),
         Op::GatherRowsGrad(op) => rows::gather_rows_grad(op, t),

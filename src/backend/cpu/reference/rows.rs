@@ -3,8 +3,8 @@
 use super::Env;
 use crate::Result;
 use crate::op::{
-    ColumnSum, CopyBlocks, Fill, GatherRows, GatherRowsGrad, LayerNorm, LayerNormGrad, MatMul, MixRows, MixRowsGrad,
-    PositionEncoding, WeightedRows, WeightedRowsGrad, Write,
+    Cast, ColumnSum, CopyBlocks, Fill, GatherRows, GatherRowsGrad, LayerNorm, LayerNormGrad, MatMul, MixRows,
+    MixRowsGrad, PositionEncoding, WeightedRows, WeightedRowsGrad, Write,
 };
 
 pub(super) fn fill(op: &Fill, t: &mut Env) -> Result<()> {
@@ -136,6 +136,12 @@ pub(super) fn position_encoding(op: &PositionEncoding, t: &mut Env) -> Result<()
         }
     }
     t.set(op.out, &out);
+    Ok(())
+}
+
+pub(super) fn cast(op: &Cast, t: &mut Env) -> Result<()> {
+    let values = t.floats(op.src);
+    t.set(op.out, &values); // which rounds
     Ok(())
 }
 

@@ -22,7 +22,7 @@ pub struct Report {
     pub device: String,
     /// What it is.
     pub name: String,
-    /// Element type.
+    /// Precision.
     pub dtype: &'static str,
     /// What it can do at most.
     pub limits: Limits,
@@ -110,9 +110,10 @@ pub fn word(task: Task) -> &'static str {
 
 impl Report {
     /// An empty table.
-    pub fn new(device: Device, limits: Limits) -> Self {
+    pub fn new(device: Device, bf16: bool, limits: Limits) -> Self {
+        let dtype = if bf16 { "products of bf16" } else { "f32" };
         let (version, name) = (env!("CARGO_PKG_VERSION"), name(device));
-        Report { version, device: device.to_string(), name, dtype: "f32", limits, steps: vec![] }
+        Report { version, device: device.to_string(), name, dtype, limits, steps: vec![] }
     }
     /// The lines above the steps.
     pub fn head(&self) -> String {

@@ -1,0 +1,79 @@
+alias T = f32; // element type of floating-point tensors in memory
+
+// What the kernels of relative attention share. `work` is the op's scratch: rel_attention_rows and
+// rel_attention_segments fill it before the others read; the sizes of its parts stand at the fields that hold their first
+// word. A launch serves one stream; rows, starts, hidden, scores and row_sums are those of that stream.
+
+struct Params {
+  batch: u32,         // B
+  heads: u32,         // H
+  d: u32,             // D
+  rows: u32,          // rows of the stream: L, or T in the query stream
+  length: u32,        // L
+  memory: u32,        // M
+  keys: u32,          // N = M + L
+  positions: u32,     // P = N + L
+  groups: u32,        // G
+  scale: f32,         // of all score terms
+  site: u32,          // number of the dropout place
+  threshold: u32,     // 16 bits below this drop a probability; 0: no dropout
+  keep: f32,          // factor of kept probabilities
+  causal: u32,        // keys after the row's own position are hidden
+  same_length: u32,   // each row sees M + 1 keys
+  query: u32,         // 1: rows do not see themselves
+  segments: u32,      // 1: there is a segment term
+  accumulate: u32,    // 1: add to the results
+  starts: u32,        // [B, rows] row of r that belongs to key 0, counted over all groups; 0xffffffff: padded target
+  hidden: u32,        // [B, rows, 2, ceil(N/32)] bits: keys hidden from the row; keys of another segment
+  scores: u32,        // [B, H, rows, 2] f32: segment term of a key of the same, of another segment
+  deltas: u32,        // [B, H, rows] f32: sum of dout * out
+  row_sums: u32,      // [B, H, rows] f32: sum of ds over keys of another segment
+  column_sums: u32,   // [B, H, N] f32: sum of ds over rows
+  position_sums: u32, // [G, H, P] f32: sum of ds over the pairs of a row of r
+  first_batch: u32,   // of the slab, the part of the batch and of its rows whose ds is in scratch
+  batches: u32,
+  first_row: u32,
+  slab_rows: u32,     // a multiple of 32
+  slab: u32,          // [batches, H, slab_rows, 32 ceil(N/32)] f32: ds
+  others: u32,        // [batches, H, slab_rows, ceil(N/32)] f32: sum of p over 32 keys, those of another segment
+}
+
+const PADDED = 0xffffffffu;
+// Score of a hidden key.
+const HIDDEN = -1e30;
+struct At { dout: u32, out: u32, work: u32 }
+@group(1) @binding(0) var<uniform> p: Params;
+@group(1) @binding(1) var<uniform> at: At;
+@group(0) @binding(0) var<storage, read_write> dout: array<T>; // [B, rows, H, D]
+@group(0) @binding(1) var<storage, read_write> out: array<T>;  // [B, rows, H, D]
+@group(0) @binding(2) var<storage, read_write> work: array<u32>;
+
+// Number of this work group in a grid that was folded to two dimensions, since each has at most 65535.
+fn flat_group(group: vec3u, groups: vec3u) -> u32 {
+  return group.x + group.y * groups.x;
+}
+
+@compute @workgroup_size(64)
+fn rel_attention_grad_deltas(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let item = flat_group(group, groups) * 64u + lane; // of [B, H, rows]
+  if item >= p.batch * p.heads * p.rows {
+    return;
+  }
+  let m = item % p.rows;
+  let h = item / p.rows % p.heads;
+  let b = item / p.rows / p.heads;
+  let row = ((b * p.rows + m) * p.heads + h) * p.d;
+  var sum = 0.0;
+  for (var c0 = 0u; c0 < p.d; c0 += 16u) {
+    var block = 0.0;
+    for (var c = c0; c < min(c0 + 16u, p.d); c++) {
+      block = fma(f32(dout[at.dout + row + c]), f32(out[at.out + row + c]), block);
+    }
+    sum += block;
+  }
+  work[at.work + p.deltas + item] = bitcast<u32>(sum);
+}

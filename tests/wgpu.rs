@@ -1,0 +1,75 @@
+//! The program on the first adapter of wgpu, a driver for the processor being as good as hardware: training follows the
+//! CPU, a stopped run goes on, compiled kernels are kept on disk.
+#![cfg(feature = "wgpu")]
+
+#[path = "common/program.rs"]
+mod program;
+
+use std::path::Path;
+use std::process::Command;
+
+use program::*;
+use xlnet::backend::Device;
+
+/// False where there is no adapter; in CI, that is a failure.
+fn there() -> bool {
+    match Device::Wgpu(0).resolve() {
+        Ok(_) => true,
+        Err(error) if std::env::var_os("XLNET_REQUIRE_WGPU").is_none() => {
+            println!("not tested: {error}");
+            false
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Trains on `device`, with compiled kernels kept in `cache`.
+fn train(dir: &Path, device: &str, more: &str) {
+    let line = format!("{TRAIN} --device {device} {more}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xlnet"));
+    command.current_dir(dir).env_remove("XLNET_LOG").env("XLNET_CACHE_DIR", dir.join("cache"));
+    let out = command.args(line.split_whitespace()).output().expect("the program starts");
+    assert!(out.status.success(), "{line}: {}\n{}", text(&out.stdout), text(&out.stderr));
+}
+
+#[test]
+fn pretraining_follows_the_cpu() {
+    if !there() {
+        return;
+    }
+    let dir = corpus();
+    let dir = dir.path();
+    let more = "--train_steps 24 --save_steps 12 --accumulate 2 --model_dir";
+    train(dir, "cpu", &format!("{more} cpu"));
+    train(dir, "wgpu", &format!("{more} wgpu"));
+    let (cpu, wgpu) = (losses(&dir.join("cpu")), losses(&dir.join("wgpu")));
+    assert!(cpu.len() >= 12 && cpu.len() == wgpu.len(), "{cpu:?} {wgpu:?}");
+    let mut worst: f64 = 0.0;
+    for (a, b) in cpu.iter().zip(&wgpu) {
+        assert_eq!(a.0, b.0);
+        for (a, b) in [(a.1, b.1), (a.2, b.2)] {
+            let (a, b) = (a.expect("a number"), b.expect("a number"));
+            worst = worst.max((a - b).abs() / a.abs());
+        }
+    }
+    println!("24 updates with dropout: losses and norms of wgpu are those of the cpu to {worst:.1e}");
+    assert!(worst < 2e-4, "{worst:.1e}: {cpu:?} {wgpu:?}");
+    // A run that lost its last checkpoint goes on from the one before, to the same bits.
+    let last = dir.join("wgpu/step-24");
+    let weights = || std::fs::read(last.join("model.safetensors")).expect("a checkpoint");
+    let before = weights();
+    std::fs::remove_dir_all(&last).expect("a checkpoint");
+    train(dir, "wgpu", &format!("{more} wgpu"));
+    assert_eq!(losses(&dir.join("wgpu")), wgpu);
+    assert!(weights() == before);
+    // Kernels were kept, and a cache that is damaged is passed over.
+    let kept = files(&dir.join("cache"), "");
+    let features = xlnet::backend::wgpu::Gpu::open(0).expect("an adapter").device.features();
+    assert_eq!(kept.len(), usize::from(features.contains(wgpu::Features::PIPELINE_CACHE)), "{kept:?}");
+    for path in kept {
+        assert!(std::fs::metadata(&path).expect("a file").len() > 32, "a hash and nothing else");
+        std::fs::write(&path, "no cache").expect("a file");
+        train(dir, "wgpu", "--train_steps 2 --model_dir again");
+        assert!(std::fs::metadata(&path).expect("a file").len() > 32, "it was not written anew");
+    }
+}
