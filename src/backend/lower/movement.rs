@@ -29,7 +29,7 @@ const CAST: usize = 4 * WG as usize;
 
 pub fn cast(op: &Cast, c: &Context) -> Result<Vec<Launch>> {
     let (n, dtype) = (c.len(op.out), c.half(op.out)?);
-    let vec = c.first(op.src).is_multiple_of(4) && c.first(op.out).is_multiple_of(4);
+    let vec = [n, c.first(op.src), c.first(op.out)].iter().all(|x| x.is_multiple_of(4));
     let variant = Variant::new("cast").name("dtype", dtype).flag("vec", vec).int("wg", WG);
     Ok(vec![c.launch(variant, &params::Cast { n: size(n)? }, &[op.src, op.out].map(Some), c.flat(n, CAST)?)?])
 }
