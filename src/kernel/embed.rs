@@ -25,7 +25,7 @@ const SHADERS: &[(&str, &str)] = files! { "shaders":
     "activation.wgsl"
     "activation_grad.wgsl"
     "adam.wgsl"
-    "cast.wgsl"
+    "cast_half.wgsl"
     "column_sum.wgsl"
     "copy_blocks.wgsl"
     "dropout.wgsl"

@@ -4,7 +4,7 @@
 //# buffers    src, out
 //# launch     flat, ceil(n / (4 wg)) work groups
 //# numerics   every element alone; by integers, since WGSL leaves the rounding of f16() to the driver
-//# history    1: first version; vec moves 4 elements at once
+//# history    1: first version; vec moves 4 elements at once; called cast_half since WGSL reserves the word cast
 //% include "lib/dtype.wgsl"
 
 struct Params {
@@ -39,7 +39,7 @@ fn half_bits(x: f32) -> u32 {
 }
 
 @compute @workgroup_size(${wg})
-fn cast(
+fn cast_half(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) lane: u32,
