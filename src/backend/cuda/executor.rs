@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::fuse::{Fuse, Fused};
 use super::{Driver, KernelLaunch, KernelText, caps};
@@ -215,12 +216,16 @@ impl<D: Driver> CudaExecutor<D> {
         }
         Ok(())
     }
-    /// Measures op by op.
+    /// Measures op by op; what is launched for a whole row of ops counts for the first one.
     fn measure(&mut self, ops: Range<usize>) -> Result<()> {
-        for op in ops {
-            let launches: Vec<KernelLaunch> = self.launches_of(op).into_iter().cloned().collect();
+        let mut all: Vec<(usize, Vec<KernelLaunch>)> = ops.clone().map(|op| (op, vec![])).collect();
+        for (op, launch) in self.launches(&ops) {
+            all[op - ops.start].1.push(launch.clone());
+        }
+        for (op, launches) in all {
             let launches: Vec<&KernelLaunch> = launches.iter().collect();
-            let time = self.driver.time(&launches).map_err(|error| placed(error, &self.program.place(op)))?;
+            let time = if launches.is_empty() { Ok(Duration::ZERO) } else { self.driver.time(&launches) };
+            let time = time.map_err(|error| placed(error, &self.program.place(op)))?;
             if let Some(times) = &mut self.times {
                 times[op].time += time;
                 times[op].runs += 1;
@@ -297,7 +302,7 @@ impl<D: Driver> Executor for CudaExecutor<D> {
         self.driver.sync()
     }
     fn profile(&mut self, on: bool) -> Vec<OpTime> {
-        let none = |op| OpTime { op, time: std::time::Duration::ZERO, runs: 0 };
+        let none = |op| OpTime { op, time: Duration::ZERO, runs: 0 };
         let times = self.times.take().unwrap_or_default();
         self.times = on.then(|| (0..self.program.steps.len()).map(none).collect());
         times.into_iter().filter(|time| time.runs > 0).collect()
