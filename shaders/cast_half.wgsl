@@ -3,7 +3,7 @@
 //# keys       dtype = f16, vec = flag, wg = 256
 //# buffers    src, out
 //# launch     flat, ceil(n / (4 wg)) work groups
-//# numerics   every element alone; by integers, since WGSL leaves the rounding of f16() to the driver
+//# numerics   every element alone; by bits, since WGSL leaves the rounding of f16() to the driver
 //# history    1: first version; vec moves 4 elements at once; called cast_half since WGSL reserves the word cast
 //% include "lib/dtype.wgsl"
 
@@ -23,19 +23,19 @@ struct At { src: u32, out: u32 }
 
 //% include "lib/flat.wgsl"
 
-// Bits of the nearest number of half precision.
-fn half_bits(x: f32) -> u32 {
+// The nearest number of half precision.
+fn to_half(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let size = bits & 0x7fffffffu;
-  let sign = (bits >> 16u) & 0x8000u;
-  // Above 2^-14 the lowest 13 bits go; 65520 and more is infinity.
-  var half = min((size + 0xfffu + ((size >> 13u) & 1u) - 0x38000000u) >> 13u, 0x7c00u);
-  if size < 0x38800000u {
-    // In units of 2^-24, which are the last bits of 0.5.
-    half = bitcast<u32>(bitcast<f32>(size) + 0.5) - 0x3f000000u;
+  // The lowest 13 bits go; 65520 and more is infinity.
+  var half = bitcast<f32>((size + 0xfffu + ((size >> 13u) & 1u)) & 0xffffe000u);
+  if size >= 0x477ff000u {
+    half = bitcast<f32>(max(size, 0x7f800000u)); // NaN stays one
+  } else if size < 0x38800000u {
+    // Below 2^-14 numbers are multiples of 2^-24, which are the last bits of 0.5.
+    half = f32(bitcast<u32>(bitcast<f32>(size) + 0.5) - 0x3f000000u) * 5.9604645e-8;
   }
-  half = select(half, 0x7e00u, size > 0x7f800000u); // NaN
-  return sign | half;
+  return select(half, -half, (bits >> 31u) == 1u);
 }
 
 @compute @workgroup_size(${wg})
@@ -48,13 +48,11 @@ fn cast_half(
 //% if vec
   if first + 3u < p.n {
     let x = src[(at.src + first) / 4u];
-    let low = vec2<T>(unpack2x16float(half_bits(x.x) | (half_bits(x.y) << 16u)));
-    let high = vec2<T>(unpack2x16float(half_bits(x.z) | (half_bits(x.w) << 16u)));
-    out[(at.out + first) / 4u] = vec4<T>(low, high);
+    out[(at.out + first) / 4u] = vec4<T>(vec4f(to_half(x.x), to_half(x.y), to_half(x.z), to_half(x.w)));
   }
 //% else
   for (var i = first; i < min(first + 4u, p.n); i++) {
-    out[at.out + i] = T(unpack2x16float(half_bits(src[at.src + i])).x);
+    out[at.out + i] = T(to_half(src[at.src + i]));
   }
 //% endif
 }
