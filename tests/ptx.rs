@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use ptx_interpreter::{Module, ptxas};
+use rayon::prelude::*;
 use xlnet::backend::cuda::KernelText;
 use xlnet::kernel::{Header, Language, params};
 
@@ -31,26 +32,37 @@ fn variants() -> Result<Vec<(KernelText, bool)>> {
     Ok(all)
 }
 
+/// Registers, shared memory, and the target that asks for them.
+type Need = (u32, u32, &'static str);
+
+/// Entry and needs of one kernel, for each target that its text is for.
+fn assemble(kernel: &KernelText, last: bool) -> Result<Vec<(&'static str, Need)>> {
+    let (label, text) = (&kernel.rendered.label, &kernel.rendered.text);
+    let relatives = if last { &RELATIVES[..] } else { &[] };
+    let oldest = architecture(Module::parse(text)?.target())?;
+    let mut found = vec![];
+    for target in GENERATIONS.iter().chain(relatives).copied() {
+        if architecture(target)? < oldest {
+            continue; // the text is for newer cards
+        }
+        let all = ptxas::assemble(text, target).with_context(|| label.clone())?;
+        let usage = all.first().with_context(|| format!("{label}: no entry"))?;
+        ensure!(all.len() == 1 && usage.entry == kernel.entry, "{label}: the entry is not {}", kernel.entry);
+        ensure!((usage.spills, usage.stack) == (0, 0), "{label} for {target}: registers spill: {usage:?}");
+        let threads: u32 = kernel.block.iter().product();
+        ensure!(usage.registers * threads <= 65536, "{label} for {target}: {usage:?} with {threads} threads");
+        found.push((kernel.entry, (usage.registers, usage.shared, target)));
+    }
+    Ok(found)
+}
+
 #[test]
 fn every_kernel_assembles_for_every_target_without_spills() -> Result<()> {
+    let all: Vec<_> = variants()?.par_iter().map(|(kernel, last)| assemble(kernel, *last)).collect::<Result<_>>()?;
     let mut worst = BTreeMap::new();
-    for (kernel, last) in variants()? {
-        let (label, text) = (&kernel.rendered.label, &kernel.rendered.text);
-        let relatives = if last { &RELATIVES[..] } else { &[] };
-        let oldest = architecture(Module::parse(text)?.target())?;
-        for target in GENERATIONS.iter().chain(relatives).copied() {
-            if architecture(target)? < oldest {
-                continue; // the text is for newer cards
-            }
-            let all = ptxas::assemble(text, target).with_context(|| label.clone())?;
-            let usage = all.first().with_context(|| format!("{label}: no entry"))?;
-            ensure!(all.len() == 1 && usage.entry == kernel.entry, "{label}: the entry is not {}", kernel.entry);
-            ensure!((usage.spills, usage.stack) == (0, 0), "{label} for {target}: registers spill: {usage:?}");
-            let threads: u32 = kernel.block.iter().product();
-            ensure!(usage.registers * threads <= 65536, "{label} for {target}: {usage:?} with {threads} threads");
-            let most = worst.entry(kernel.entry).or_insert((0, 0, target));
-            *most = (*most).max((usage.registers, usage.shared, target));
-        }
+    for (entry, usage) in all.into_iter().flatten() {
+        let most = worst.entry(entry).or_insert((0, 0, ""));
+        *most = (*most).max(usage);
     }
     for (entry, (registers, shared, target)) in &worst {
         println!("{entry}: at most {registers} registers ({target}), {shared} bytes of shared memory");

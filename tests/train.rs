@@ -14,11 +14,15 @@ use xlnet::model::original::{OriginalNames, OriginalVariable};
 use xlnet::model::{MaskKind, QueryKind, TransformerOptions};
 use xlnet::tensor::{DType, TensorId};
 use xlnet::train::init::{InitOptions, initialize};
+use xlnet::train::keys::Keyed as _;
+use xlnet::train::pretrain::Pretraining;
+use xlnet::train::run_config::RunConfig;
+use xlnet::train::run_plan::RunPlan;
 use xlnet::train::schedule::{DecayMethod, Schedule};
 use xlnet::train::session::Session;
 use xlnet::train::step::{Objective, OptimizerOptions, StepOptions};
-use xlnet_testkit::devices;
 use xlnet_testkit::golden::{self, Case};
+use xlnet_testkit::{Backend, devices};
 
 /// A case's settings, by the original's flag names.
 struct Flags<'a>(&'a Value);
@@ -218,10 +222,20 @@ fn upload_weights(session: &mut Session, case: &Case, untie_r: bool) -> Result<H
     Ok(variables)
 }
 
-fn run(case: &Case, device: Device, accumulate: usize, report: &mut Report) -> Result<()> {
+/// A session on `backend`.
+fn session(config: &XlnetConfig, options: StepOptions, backend: Backend, seed: u64) -> Result<Session> {
+    let Backend::Device(device) = backend else {
+        let mut session = Session::new(config, options, Device::Cpu, seed)?;
+        session.move_to(|program| backend.open(program))?;
+        return Ok(session);
+    };
+    Session::new(config, options, device, seed)
+}
+
+fn run(case: &Case, backend: Backend, accumulate: usize, report: &mut Report) -> Result<()> {
     let (config, options) = options(case, accumulate);
     let batch = options.transformer.batch * accumulate;
-    let mut session = Session::new(&config, options, device, 0)?;
+    let mut session = session(&config, options, backend, 0)?;
     let program = session.program().clone();
 
     let variables = upload_weights(&mut session, case, config.untie_r)?;
@@ -291,10 +305,13 @@ fn training_steps_of_the_original() {
     let cases = golden::cases("train").expect("readable cases");
     assert!(cases.len() >= 10, "the committed cases are missing: found {}", cases.len());
     let mut report = Report::new("train");
-    let devices = devices().expect("devices");
+    let backends: Vec<Backend> = devices().expect("devices").into_iter().map(Backend::from).collect();
+    let [ascending, descending] = Backend::INTERPRETERS;
     for case in &cases {
-        for &device in devices.iter().chain(&[Device::CpuReference]) {
-            report.case(&case.name, device, |report| run(case, device, 1, report));
+        let both = case.name.contains("pretrain_mems_bidata"); // the interpreter is slow
+        let slow = [Device::CpuReference.into(), ascending, descending];
+        for &backend in backends.iter().chain(&slow[..if both { 3 } else { 2 }]) {
+            report.case(&case.name, backend, |report| run(case, backend, 1, report));
         }
     }
     report.finish();
@@ -308,38 +325,72 @@ fn accumulated_steps_are_those_of_the_big_batch() {
     let even = |case: &&Case| Flags(&case.meta["config"]).size("batch").is_multiple_of(2);
     let cases = golden::cases("train").expect("readable cases");
     for case in cases.iter().filter(even) {
-        report.case(&case.name, Device::Cpu, |report| run(case, Device::Cpu, 2, report));
+        report.case(&case.name, Device::Cpu, |report| run(case, Device::Cpu.into(), 2, report));
     }
     report.finish();
 }
 
-/// Ten updates with dropout: every device draws the masks of the CPU, and a second run has the bits of the first.
+/// Updates with dropout: every device draws the masks of the CPU, and a second run has the bits of the first.
 #[test]
 fn devices_follow_the_cpu_through_dropout() {
     let cases = golden::cases("train").expect("readable cases");
     let case = cases.iter().find(|case| case.name.contains("pretrain_mems_bidata")).expect("a committed case");
     let steps = case.meta["steps"].as_array().map_or(0, Vec::len);
-    let losses = |device, rate| -> Result<Vec<f64>> {
+    let losses = |backend, rate| -> Result<Vec<f64>> {
         let (config, mut options) = options(case, 1);
         (options.transformer.dropout, options.transformer.dropatt) = (rate, rate);
-        let mut session = Session::new(&config, options, device, 7)?;
+        let mut session = session(&config, options, backend, 7)?;
         upload_weights(&mut session, case, config.untie_r)?;
         let mut step = |k: usize| {
             upload_step(&mut session, case, k % steps)?;
             let loss = session.backward()?;
             session.update().map(|_| loss)
         };
-        (0..10).map(&mut step).collect()
+        // The interpreter is slow.
+        let updates = if matches!(backend, Backend::Device(_)) { 10 } else { 3 };
+        (0..updates).map(&mut step).collect()
     };
-    let want = losses(Device::CpuReference, 0.1).expect("the reference");
-    assert_ne!(want, losses(Device::CpuReference, 0.0).expect("the reference"), "dropout drops nothing");
-    for device in devices().expect("devices") {
+    let reference = Device::CpuReference.into();
+    let want = losses(reference, 0.1).expect("the reference");
+    assert_ne!(want, losses(reference, 0.0).expect("the reference"), "dropout drops nothing");
+    let backends = devices().expect("devices").into_iter().map(Backend::from);
+    for device in backends.chain([Backend::INTERPRETERS[0]]) {
         let got = losses(device, 0.1).expect("a run");
         let worst = got.iter().zip(&want).map(|(got, want)| (got / want - 1.0).abs()).fold(0.0, f64::max);
-        println!("{device}: losses of ten updates with dropout are off by at most {worst:.1e}: {got:?}");
+        println!("{device}: losses of {} updates with dropout are off by at most {worst:.1e}: {got:?}", got.len());
         assert!(worst <= 1e-4, "{device}: {got:?}, expected {want:?}");
         assert_eq!(got, losses(device, 0.1).expect("a second run"), "{device} does not repeat its bits");
     }
+}
+
+/// One step of `xlnet pretrain` on real records: the run moves to the PTX interpreter, and comes to the same numbers.
+#[test]
+fn a_pretraining_step_on_the_interpreter_is_that_of_the_cpu() -> Result<()> {
+    let records = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/records/bi");
+    let folder = tempfile::tempdir().expect("a folder");
+    let step = |backend: Backend| {
+        let settings = format!(
+            "record_info_dir = {:?}\nmodel_dir = {:?}\ntrain_batch_size = 8\nseq_len = 32\nreuse_len = 16\n\
+             mem_len = 8\nbi_data = true\nnum_predict = 5\nn_layer = 2\nd_model = 16\nn_head = 2\nd_head = 8\n\
+             d_inner = 32\ndropout = 0.1\ndropatt = 0.1\ntrain_steps = 2\nseed = 3\nlearning_rate = 1e-3\n",
+            format!("{records}/tfrecords"),
+            folder.path().join(backend.to_string()),
+        );
+        let config = RunConfig::load(None, settings.parse().expect("a table"))?;
+        let mut run = Pretraining::prepare(RunPlan::new(config)?)?;
+        if !matches!(backend, Backend::Device(_)) {
+            run.session().move_to(|program| backend.open(program))?;
+        }
+        (0..2).map(|_| run.step()).collect::<Result<Vec<_>>>()
+    };
+    let want = step(Device::Cpu.into())?;
+    let got = step(Backend::INTERPRETERS[0])?;
+    for (got, want) in got.iter().zip(&want) {
+        println!("{got:?}, expected {want:?}");
+        assert!((got.loss / want.loss - 1.0).abs() < 1e-5, "{got:?}, expected {want:?}");
+        assert!((got.gradient_norm / want.gradient_norm - 1.0).abs() < 1e-4, "{got:?}, expected {want:?}");
+    }
+    Ok(())
 }
 
 /// Products of operands in bf16: near the losses of f32, and not the same; the two CPU backends agree.

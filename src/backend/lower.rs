@@ -174,10 +174,6 @@ pub fn lower(op: &Op, c: &Context) -> Result<Vec<Launch>> {
         Op::ElementLoss(op) => loss::element_loss(op, c),
         Op::SquareNorm(op) => loss::square_norm(op, c),
         Op::Adam(op) => elementwise::adam(op, c),
-        Op::RelAttention(_) | Op::RelAttentionGrad(_) if c.caps.language == Language::Ptx => {
-            let name = op.name();
-            Err(Error::device(format!("{name} has no PTX kernel yet; run this program on --device cpu")))
-        }
         Op::RelAttention(op) => rel_attention::forward(op, c),
         Op::RelAttentionGrad(op) => rel_attention::backward(op, c),
     }

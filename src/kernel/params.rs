@@ -253,8 +253,10 @@ params! {
         ratio_low: u32,
     }
     /// Of the kernels of relative attention; `work` is the op's scratch. Offsets are in words of 4 bytes.
-    "rel_attention" "rel_attention_grad" "rel_attention_grad_deltas" "rel_attention_grad_rows"
-    "rel_attention_grad_positions" "rel_attention_rows" "rel_attention_segments" RelAttention {
+    "rel_attention" "rel_attention_grad" "rel_attention_grad_deltas" "rel_attention_grad_keys" "rel_attention_grad_rows"
+    "rel_attention_grad_positions" "rel_attention_mma" "rel_attention_mma_deltas" "rel_attention_mma_grad"
+    "rel_attention_mma_grad_keys" "rel_attention_mma_grad_positions" "rel_attention_rows"
+    "rel_attention_segments" RelAttention {
         /// B.
         batch: u32,
         /// H.

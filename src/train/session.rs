@@ -1,12 +1,15 @@
 //! A step program on a device: uploads batches, runs phases, applies updates.
 
+use std::sync::Arc;
+
 use super::fit;
 use super::step::{OptimizerOptions, StepOptions, StepProgram};
 use crate::backend::{CheckFinite, Device, Executor};
 use crate::config::XlnetConfig;
 use crate::data::batch::Batch;
 use crate::op::philox;
-use crate::tensor::{DType, TensorId};
+use crate::program::Program;
+use crate::tensor::{DType, Role, TensorId};
 use crate::{Error, Result};
 
 /// What one update reports.
@@ -20,6 +23,16 @@ pub struct StepResult {
     pub gradient_norm: f64,
     /// Learning rate of this update.
     pub learning_rate: f64,
+}
+
+/// What else lies in this machine's memory beside the device's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Copies {
+    /// Nothing of size.
+    #[default]
+    None,
+    /// A snapshot that is being saved.
+    Snapshot,
 }
 
 /// A program, a device and the number of updates done.
@@ -47,12 +60,40 @@ impl Session {
     /// When sizes do not fit together, the device is missing, or it has not the memory that is planned; then the sentence
     /// names the largest batch that fits.
     pub fn new(config: &XlnetConfig, options: StepOptions, device: Device, seed: u64) -> Result<Self> {
+        Self::open(config, options, device, seed, Copies::None)
+    }
+    /// [`Session::new`] with room in memory for copies of what the device holds.
+    ///
+    /// # Errors
+    /// Those of [`Session::new`].
+    pub fn open(config: &XlnetConfig, options: StepOptions, device: Device, seed: u64, copies: Copies) -> Result<Self> {
         let step_program = StepProgram::build(config, &options)?;
-        fit::check(config, &options, device, &step_program.program)?;
+        fit::check(config, &options, device, &step_program, copies)?;
         let exec = step_program.open(device)?;
         let mut session = Session { step_program, options, exec, seed, step: 0, first_micro: 0 };
         session.upload_constants()?;
         Ok(session)
+    }
+    /// Goes on with another executor of the program, which `open` makes: parameters, optimiser, memories and inputs move
+    /// there.
+    ///
+    /// # Errors
+    /// Those of `open`, and when one of the two executors fails.
+    pub fn move_to(&mut self, open: impl FnOnce(Arc<Program>) -> Result<Box<dyn Executor>>) -> Result<()> {
+        let program = self.step_program.program.clone();
+        let mut exec = open(program.clone())?;
+        for (id, desc) in program.iter() {
+            let moves = matches!(desc.role, Role::Param | Role::OptState | Role::Memory | Role::Input);
+            let bytes = exec.plan().placement(id).bytes;
+            // A view moves with its base; what no op touches has no memory.
+            if moves && desc.view.is_none() && bytes == desc.bytes() {
+                let mut data = vec![0; bytes];
+                self.exec.read(id, &mut data)?;
+                exec.write(id, &data)?;
+            }
+        }
+        self.exec = exec;
+        Ok(())
     }
     /// The same session, but every op is run alone and what it writes is looked at: the first one that makes a NaN or an
     /// infinity ends the run with its name. Slow.

@@ -1,7 +1,7 @@
 //! What the golden tests share: comparing, and one line a case and backend.
 #![allow(dead_code)] // every test binary uses its part
 
-use xlnet::backend::Device;
+use xlnet_testkit::Backend;
 use xlnet_testkit::golden::{Case, Data};
 
 /// Tensors of a golden case; a missing one is a defect of the case.
@@ -80,7 +80,13 @@ impl Report {
         }
     }
     /// Runs one case and prints its line.
-    pub fn case(&mut self, name: &str, device: Device, body: impl FnOnce(&mut Report) -> xlnet::Result<()>) {
+    pub fn case(
+        &mut self,
+        name: &str,
+        device: impl Into<Backend>,
+        body: impl FnOnce(&mut Report) -> xlnet::Result<()>,
+    ) {
+        let device = device.into();
         self.worst = (0.0, String::new());
         self.checks = 0;
         let before = self.failures.len();

@@ -250,6 +250,7 @@ impl Machine {
             counts: vec![Count::default(); kernel.code.len()],
             conflicts: vec![0; kernel.code.len()],
             report: Report::default(),
+            spare: vec![],
         };
         for index in self.schedule.order(count as usize) {
             let index = index as u32;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::lanes::WARP;
+
 /// How often an instruction ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
@@ -93,12 +95,22 @@ pub(crate) fn passes(offsets: &[usize], bytes: usize) -> (u64, u64) {
     let group = (128 / bytes.max(4)).max(1);
     let (mut passes, mut least) = (0, 0);
     for lanes in offsets.chunks(group) {
-        let mut words: Vec<usize> = lanes.iter().flat_map(|at| at / 4..(at + bytes).div_ceil(4)).collect();
-        words.sort_unstable();
-        words.dedup();
-        let mut banks = [0_u64; 32];
-        words.iter().for_each(|word| banks[word % 32] += 1);
-        passes += banks.iter().max().copied().unwrap_or(0);
+        // The first word asked for in each bank, and the others, of which there are few.
+        let (mut first, mut counts) = ([usize::MAX; 32], [0_u64; 32]);
+        let (mut more, mut len) = ([0; 32], 0);
+        for word in lanes.iter().flat_map(|at| at / 4..(at + bytes).div_ceil(4)) {
+            let bank = word % 32;
+            if first[bank] == usize::MAX {
+                first[bank] = word;
+            } else if first[bank] == word || more[..len].contains(&word) {
+                continue;
+            } else {
+                more[len] = word;
+                len += 1;
+            }
+            counts[bank] += 1;
+        }
+        passes += counts.iter().max().copied().unwrap_or(0);
         least += 1;
     }
     (passes, least)
@@ -106,8 +118,15 @@ pub(crate) fn passes(offsets: &[usize], bytes: usize) -> (u64, u64) {
 
 /// Sectors of 32 bytes that one access of a warp touches.
 pub(crate) fn sectors(addresses: &[u64], bytes: usize) -> u64 {
-    let mut all: Vec<u64> = addresses.iter().flat_map(|at| at / 32..=(at + bytes as u64 - 1) / 32).collect();
-    all.sort_unstable();
-    all.dedup();
-    all.len() as u64
+    // An access of up to 32 bytes touches two sectors at most.
+    let (mut all, mut len) = ([0; 2 * WARP], 0);
+    for sector in addresses.iter().flat_map(|at| at / 32..=(at + bytes as u64 - 1) / 32) {
+        // Neighbours mostly share one.
+        if len == 0 || all[len - 1] != sector {
+            all[len] = sector;
+            len += 1;
+        }
+    }
+    all[..len].sort_unstable();
+    (0..len).filter(|&i| i == 0 || all[i] != all[i - 1]).count() as u64
 }

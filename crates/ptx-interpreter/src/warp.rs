@@ -78,6 +78,30 @@ impl Warp {
         warp
     }
 
+    /// A warp of another block in the memory of one that is done: as new, for all that can be seen.
+    pub fn again(mut self, kernel: &Kernel, index: usize, live: u32) -> Self {
+        self.written.fill(0);
+        self.predicates_written.fill(0);
+        for &(register, _) in &kernel.constants {
+            self.written[usize::from(register)] = u32::MAX; // nothing writes to constants
+        }
+        let mut clock = [0; WARP];
+        clock[index] = 1;
+        Warp {
+            index,
+            pc: 0,
+            mask: live,
+            others: vec![],
+            meet: u32::MAX,
+            live,
+            state: State::Running,
+            clock,
+            full_barriers: 0,
+            copies: vec![],
+            ..self
+        }
+    }
+
     /// Goes on with the lanes at the lowest position, and merges those that are at the same.
     pub fn regroup(&mut self) {
         if self.mask != 0 {

@@ -1,6 +1,7 @@
 //! The CUDA backend on the PTX interpreter: the launches of a card, run and checked on the CPU.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ptx_interpreter::{Argument, Buffer, Machine, Module, Report, Schedule};
 use xlnet::backend::cuda::{CudaExecutor, Driver, KernelLaunch, KernelText};
@@ -11,7 +12,7 @@ use xlnet::{Error, Result};
 pub struct Interpreter {
     machine: Machine,
     buffers: Vec<Buffer>,
-    modules: Vec<(Module, KernelText)>,
+    modules: Vec<(Arc<Module>, KernelText)>,
     report: Report,
     recordings: Vec<Vec<KernelLaunch>>,
 }
@@ -42,6 +43,20 @@ impl Interpreter {
     }
 }
 
+/// A kernel's module; each is read once a process.
+fn module(kernel: &KernelText) -> Result<Arc<Module>> {
+    static MODULES: Mutex<BTreeMap<String, Arc<Module>>> = Mutex::new(BTreeMap::new());
+    let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(module) = modules.get(&kernel.rendered.hash) {
+        return Ok(module.clone());
+    }
+    let module = Module::parse(&kernel.rendered.text)
+        .map_err(|error| Error::kernel(format!("{}: {error}", kernel.rendered.label)))?;
+    let module = Arc::new(module);
+    modules.insert(kernel.rendered.hash.clone(), module.clone());
+    Ok(module)
+}
+
 fn kernel_error(error: ptx_interpreter::Error) -> Error {
     Error::kernel(error.to_string())
 }
@@ -67,9 +82,7 @@ impl Driver for Interpreter {
         self.machine.read(buffer, offset, bytes).map_err(kernel_error)
     }
     fn load(&mut self, kernel: &KernelText) -> Result<usize> {
-        let module = Module::parse(&kernel.rendered.text)
-            .map_err(|error| Error::kernel(format!("{}: {error}", kernel.rendered.label)))?;
-        self.modules.push((module, kernel.clone()));
+        self.modules.push((module(kernel)?, kernel.clone()));
         Ok(self.modules.len() - 1)
     }
     fn launch(&mut self, launch: &KernelLaunch) -> Result<()> {

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// Invocations of every work group.
 const WG: u32 = 64;
 /// Rows, keys or rows of r that a work group of PTX owns.
-const TILE: usize = 8;
+const TILE: usize = 32;
 /// Rows of a block in the sums of bias gradients.
 const BLOCK: usize = 64;
 
@@ -124,7 +124,7 @@ struct Attention<'a> {
     c: &'a Context<'a>,
     layout: Layout,
     work: Slice,
-    /// Pieces of a head, of 32 columns in WGSL and of 64 in PTX.
+    /// Pieces of 32 columns of a head, a power of two: a key of WGSL's kernels.
     columns: u32,
 }
 
@@ -146,13 +146,11 @@ impl<'a> Attention<'a> {
                 op.head_dim
             )));
         }
-        let pieces = op.head_dim.div_ceil(if language == Language::Wgsl { 32 } else { 64 });
-        let columns = pieces.next_power_of_two() as u32;
-        // PTX: three operands of 8 rows, a tile, partial sums, decisions.
+        let columns = op.head_dim.div_ceil(32).next_power_of_two() as u32;
         let needed = match (language, backward) {
             (Language::Wgsl, false) => slab::FORWARD_BYTES,
             (Language::Wgsl, true) => slab::BACKWARD_BYTES,
-            (Language::Ptx, _) => 4 * (3 * 512 * columns as usize + 512 + 64 + 256),
+            (Language::Ptx, _) => 0, // less than every card has
         };
         let most = c.caps.workgroup_bytes;
         if needed > most {
@@ -206,19 +204,24 @@ impl<'a> Attention<'a> {
         Some((self.c.slice)(id))
     }
 
-    /// One launch over `tiles` work groups.
+    /// One launch of a PTX kernel over the tiles of `outer` lists of `length` rows, keys or rows of r, and the pieces of 64
+    /// columns of a head.
     fn tiled(
         &self,
         template: &'static str,
+        stream: &Stream,
         params: &params::RelAttention,
         buffers: &[Option<Slice>],
-        tiles: usize,
+        (outer, length): (usize, usize),
     ) -> Result<Launch> {
-        let mut variant = Variant::new(template).name("dtype", "f32");
-        if template != "rel_attention_grad_positions" {
-            variant = variant.flag("relative", self.op.relative.is_some());
-        }
-        let variant = variant.int("columns", self.columns).int("wg", WG);
+        // Rows of the content stream lie in order, so that their rows of r are a band.
+        let relative = match stream.positions {
+            _ if self.op.relative.is_none() => "none",
+            Some(_) => "rows",
+            None => "band",
+        };
+        let variant = Variant::new(template).name("dtype", "f32").name("relative", relative).int("wg", WG);
+        let tiles = outer * length.div_ceil(TILE) * self.op.head_dim.div_ceil(64);
         self.c.launch_slices(variant, params, buffers, self.c.flat(tiles, 1)?)
     }
 
@@ -329,8 +332,8 @@ pub fn forward(op: &RelAttention, c: &Context) -> Result<Vec<Launch>> {
             launches.push(attention.forward(stream, &params, &buffers)?);
             continue;
         }
-        let tiles = op.batch * op.heads * stream.rows.div_ceil(TILE);
-        launches.push(attention.tiled("rel_attention", &params, &buffers, tiles)?);
+        let tiles = (op.batch * op.heads, stream.rows);
+        launches.push(attention.tiled("rel_attention", stream, &params, &buffers, tiles)?);
     }
     Ok(launches)
 }
@@ -357,21 +360,16 @@ pub fn backward(op: &RelAttentionGrad, c: &Context) -> Result<Vec<Launch>> {
         let seg_embed = f.segment.and_then(|s| attention.slice(s.seg_embed));
         let out = attention.slice(stream.out);
         let buffers = with(&[seg_embed, attention.key(), dout, out, lse, work, dq]);
-        launches.push(attention.tiled("rel_attention_grad", &params, &buffers, heads * stream.rows.div_ceil(TILE))?);
+        launches.push(attention.tiled("rel_attention_grad", stream, &params, &buffers, (heads, stream.rows))?);
 
         let [dk, dv] = [op.dk, op.dv].map(|id| attention.slice(id));
         let buffers = with(&[attention.key(), dout, lse, work, dk, dv]);
-        launches.push(attention.tiled(
-            "rel_attention_grad_keys",
-            &params,
-            &buffers,
-            heads * f.keys().div_ceil(TILE),
-        )?);
+        launches.push(attention.tiled("rel_attention_grad_keys", stream, &params, &buffers, (heads, f.keys()))?);
 
         if let Some(relative) = &op.relative {
             let buffers = with(&[attention.key(), dout, lse, work, attention.slice(relative.dr)]);
-            let tiles = f.groups * f.heads * f.positions().div_ceil(TILE);
-            launches.push(attention.tiled("rel_attention_grad_positions", &params, &buffers, tiles)?);
+            let tiles = (f.groups * f.heads, f.positions());
+            launches.push(attention.tiled("rel_attention_grad_positions", stream, &params, &buffers, tiles)?);
         }
     }
     if let (Some(terms), Some(grads)) = (&f.relative, &op.relative) {

@@ -115,18 +115,25 @@ impl Block<'_, '_> {
 
     /// Traffic of one access of the lanes in `mask`.
     pub(super) fn count(&mut self, space: Space, addresses: &Lanes, mask: u32, bytes: usize, writes: bool) {
-        let active: Vec<u64> = lanes_of(mask).map(|lane| addresses[lane]).collect();
-        let sum = (active.len() * bytes) as u64;
+        let (mut active, mut len) = ([0; WARP], 0);
+        for lane in lanes_of(mask) {
+            active[len] = addresses[lane];
+            len += 1;
+        }
+        let active = &active[..len];
+        let sum = (len * bytes) as u64;
         let shared = space == Space::Shared || space == Space::Generic && active.iter().all(|a| *a >= SHARED_WINDOW);
         let report = &mut self.launch.report;
         if !shared {
             *(if writes { &mut report.global_written_bytes } else { &mut report.global_read_bytes }) += sum;
-            report.global_sectors += sectors(&active, bytes);
+            report.global_sectors += sectors(active, bytes);
             return;
         }
         *(if writes { &mut report.shared_written_bytes } else { &mut report.shared_read_bytes }) += sum;
-        let offsets: Vec<usize> = active.iter().map(|a| *a as u32 as usize).collect();
-        let (passes, least) = passes(&offsets, bytes);
+        let mut offsets = [0; WARP];
+        offsets.iter_mut().zip(active).for_each(|(offset, a)| *offset = *a as u32 as usize);
+        let offsets = &offsets[..len];
+        let (passes, least) = passes(offsets, bytes);
         report.shared_passes += passes;
         report.bank_conflicts += passes - least.min(passes);
         self.launch.conflicts[self.pc] += passes - least.min(passes);

@@ -52,6 +52,8 @@ pub(crate) struct Launch<'a> {
     pub counts: Vec<Count>,
     pub conflicts: Vec<u64>,
     pub report: Report,
+    /// Warps of blocks that are done.
+    pub spare: Vec<Warp>,
 }
 
 /// One block while it runs.
@@ -90,7 +92,10 @@ impl<'l, 'a> Block<'l, 'a> {
         for index in 0..count {
             let lanes = (threads - (index * WARP) as u32).min(WARP as u32);
             let live = if lanes == WARP as u32 { u32::MAX } else { (1 << lanes) - 1 };
-            let mut warp = Warp::new(block.launch.kernel, index, live);
+            let mut warp = match block.launch.spare.pop() {
+                Some(warp) => warp.again(block.launch.kernel, index, live),
+                None => Warp::new(block.launch.kernel, index, live),
+            };
             block.fill_specials(&mut warp);
             block.warps.push(warp);
         }
@@ -149,6 +154,7 @@ impl<'l, 'a> Block<'l, 'a> {
             }
         }
         self.launch.report.blocks += 1;
+        self.launch.spare.append(&mut self.warps);
         Ok(())
     }
 
