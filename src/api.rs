@@ -40,13 +40,13 @@ use std::path::Path;
 use crate::backend::Device;
 use crate::config::{LAYER_NORM_EPS, XlnetConfig};
 use crate::model::heads::SummaryType;
-use crate::model::hugging_face::{ModelWeights, Weight, read_model};
+use crate::model::hugging_face::{ModelWeights, Weight};
 use crate::model::{AttentionType, MaskKind, TransformerOptions};
 use crate::tensor::DType;
+use crate::train::import::{ImportOptions, import};
 use crate::train::init::{InitOptions, initialize};
-use crate::train::load::{LoadOptions, load_into};
+use crate::train::load::LoadOptions;
 use crate::train::session::Session;
-use crate::train::start::model_directory;
 use crate::train::step::{Objective, StepOptions};
 use crate::{Error, Result};
 
@@ -118,16 +118,16 @@ impl XlnetModel {
         Ok(model)
     }
 
-    /// A model with the weights of a directory, Hugging Face's or a checkpoint.
+    /// A model with the weights of any checkpoint: a Hugging Face directory, a checkpoint of the original, one of ours,
+    /// or a zip of these.
     ///
     /// # Errors
     /// When files are missing or damaged, sizes do not fit together or the device is missing.
-    pub fn from_pretrained(dir: &Path, run: &RunConfig) -> Result<Self> {
-        let there = read_model(&model_directory(dir)?)?;
-        let epsilon = there.hf.layer_norm_eps.map_or(LAYER_NORM_EPS, |eps| eps as f32);
-        let mut model = Self::build(&there.config, run, epsilon)?;
+    pub fn from_pretrained(named: &Path, run: &RunConfig) -> Result<Self> {
+        let there = import(named, &ImportOptions::default())?;
+        let mut model = Self::build(&there.config, run, there.settings.layer_norm_eps)?;
         let (program, exec) = model.session.parts();
-        load_into(exec, program, &there.weights, &LoadOptions { init: run.init, ..LoadOptions::default() })?;
+        there.load_into(exec, program, &LoadOptions { init: run.init, ..LoadOptions::default() })?;
         model.summary = summary(&there.weights);
         Ok(model)
     }

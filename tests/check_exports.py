@@ -1,9 +1,10 @@
-"""Proves that transformers and TensorFlow load what `xlnet convert` writes, and answer as from the source.
+"""Proves that transformers and TensorFlow load what `xlnet convert` and `xlnet finetune` write, and answer as from the source.
 
 Usage: python tests/check_exports.py [--xlnet target/debug/xlnet] [--sp_path spiece.model]
 
 Runs what is installed of transformers with torch (4 or 5) and tensorflow(-cpu), says what it skipped, and fails when
-anything differs or nothing could be run. Inputs are the committed models of tests/golden.
+anything differs or nothing could be run. Inputs are the committed models of tests/golden, and small models that are
+fine-tuned here on made-up texts.
 """
 
 import argparse
@@ -33,10 +34,14 @@ def check(what, error, bound=0.0):
         failures.append(what)
 
 
-def convert(*arguments):
-    done = subprocess.run([args.xlnet, "convert", *map(str, arguments)], capture_output=True, text=True)
+def xlnet(*arguments):
+    done = subprocess.run([args.xlnet, *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"xlnet convert {' '.join(map(str, arguments))}: {done.stderr}")
+        sys.exit(f"xlnet {' '.join(map(str, arguments))}: {done.stderr}")
+
+
+def convert(*arguments):
+    xlnet("convert", *arguments)
     return arguments[1]
 
 
@@ -114,6 +119,8 @@ def hugging_face():
                 )
             check(f"tf_checkpoints/{name}", difference(out.last_hidden_state, case[f"{name}_output"]), 2e-6)
 
+    fine_tuned(transformers, torch, load)
+
     if args.sp_path:
         with tempfile.TemporaryDirectory() as work:
             copy = convert(GOLDEN / "hf" / "xlnet_lm", f"{work}/t", "--to", "hugging-face", "--sp_path", args.sp_path)
@@ -123,6 +130,111 @@ def hugging_face():
             check(f"tokenizer {type(tokenizer).__name__} {ids}", float(ids != want))
     else:
         print("SKIPPED tokenizer: no --sp_path")
+
+
+# What a made-up text says; every task below asks about it.
+NAMES = ["anna", "boris", "clara", "dimitri", "elena", "fyodor"]
+THINGS = ["apples", "pears", "horses", "books", "cats"]
+
+
+def belongings(i):
+    return f"{i + 2} {THINGS[i % 5]}"
+
+
+def write_tasks(work):
+    """A vocabulary, sizes of a model, and files of four tasks."""
+    lines = [f"{NAMES[i % 6]} has {belongings(i)} , and what does {NAMES[(i + 1) % 6]} have ? good bad" for i in range(400)]
+    (work / "text.txt").write_text("\n".join(lines))
+    xlnet("vocab", "train", "--input", work / "text.txt", "--output", work / "spiece.model", "--vocab-size", 300,
+          "--soft-limit")
+    sizes = dict(n_layer=2, d_model=32, n_head=2, d_head=16, d_inner=64, ff_activation="gelu", untie_r=True, n_token=320)
+    (work / "sizes.json").write_text(json.dumps(sizes))
+    rows = [f"{i % 3 % 2}\t{NAMES[i % 6]} has {belongings(i)} {['good', 'bad'][i % 3 % 2]}" for i in range(30)]
+    (work / "classes.tsv").write_text("\n".join(["label\ttext", *rows]) + "\n")
+    rows = [f"{i % 5 / 2}\t{NAMES[i % 6]} has {belongings(i)}" for i in range(30)]
+    (work / "numbers.tsv").write_text("\n".join(["label\ttext", *rows]) + "\n")
+    rows = [dict(context=f"{NAMES[i % 6]} has {belongings(i)} .", question=f"what does {NAMES[i % 6]} have ?",
+                 choices=[belongings(i + j * (j + i) % 4 + 1) for j in range(3)] + [belongings(i)], label=3) for i in range(24)]
+    (work / "choices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paragraphs = []
+    for i in range(20):
+        context = " ".join(f"{NAMES[(i + j) % 6]} has {belongings(i + 7 * j)} ." for j in range(1 + i % 5))
+        answer = belongings(i)
+        impossible = i % 4 == 3
+        question = dict(id=f"q{i}", question=f"what does {NAMES[i % 6]} have ?", is_impossible=impossible,
+                        answers=[] if impossible else [dict(text=answer, answer_start=context.index(answer))])
+        paragraphs.append(dict(context=context, qas=[question]))
+    data = dict(version="v2.0", data=[dict(title="made up", paragraphs=paragraphs)])
+    (work / "questions.json").write_text(json.dumps(data))
+
+
+def fine_tuned(transformers, torch, load):
+    """Models that `xlnet finetune` made answer in transformers as `xlnet predict` says."""
+    with tempfile.TemporaryDirectory() as work:
+        work = pathlib.Path(work)
+        write_tasks(work)
+        text = ["--task_name", "text", "--text_a", "text", "--label", "label"]
+        tasks = [
+            ("classes.tsv", "text", text),
+            ("numbers.tsv", "text", [*text, "--is_regression"]),
+            ("choices.jsonl", "choice", ["--task_name", "choice", "--max_qa_length", 24]),
+            ("questions.json", "squad", ["--task_name", "squad", "--doc_stride", 16, "--max_query_length", 16]),
+        ]
+        for file, task, settings in tasks:
+            name = file.split(".")[0]
+            settings = [*settings, "--train_file", work / file, "--predict_file", work / file, "--max_seq_length", 48]
+            model_dir, out = work / f"run-{name}", work / f"out-{name}"
+            xlnet("finetune", *settings, "--spiece_model_file", work / "spiece.model", "--model_config_path",
+                  work / "sizes.json", "--model_dir", model_dir, "--train_batch_size", 6, "--train_steps", 40,
+                  "--learning_rate", "3e-3", "--init_std", 0.1, "--do_eval=false", "--device", "cpu")
+            xlnet("predict", *settings, "--model_dir", model_dir, "--predict_dir", out, "--device", "cpu")
+            xlnet("features", "dump", *settings, "--spiece_model_file", work / "spiece.model", "--output",
+                  work / f"{name}.features")
+            # As it was left, and through `convert`, which people use to make a directory of a run.
+            copy = convert(model_dir / "best", work / f"hf-{name}", "--to", "hugging-face")
+            for directory in (model_dir / "best", copy):
+                features = [json.loads(line) for line in (work / f"{name}.features").read_text().splitlines()]
+                _, model = load(directory)
+                with torch.no_grad():
+                    if task == "squad":
+                        compare_spans(torch, model, features, out, f"{name} of {directory.name}")
+                        continue
+                    want = json.loads((out / f"{task}.logits.json").read_text())
+                    got = []
+                    for feature in features:
+                        shape = (1, 4, -1) if task == "choice" else (1, -1)
+                        column = lambda key: torch.tensor(feature[key]).reshape(shape)
+                        logits = model(input_ids=column("input_ids"), token_type_ids=column("segment_ids"),
+                                       attention_mask=1.0 - column("input_mask")).logits
+                        got.append(logits.flatten().double().tolist())
+                    spread = float(np.std(np.asarray(want)))
+                    check(f"{name} of {directory.name}: {len(got)} answers, spread {spread:.2g}", difference(got, want), 2e-5)
+                    check(f"{name} of {directory.name} differ among each other", 0.0 if spread > 0.05 else 1.0)
+
+
+def compare_spans(torch, model, features, out, what):
+    """Every candidate of xlnet is one of those that transformers finds, with the same probabilities."""
+    best = json.loads((out / "nbest_predictions.json").read_text())
+    odds = json.loads((out / "null_odds.json").read_text())
+    no_answer, pairs = {}, {}
+    for feature in features:
+        row = lambda key: torch.tensor([feature[key]])
+        answer = model(input_ids=row("input_ids"), token_type_ids=row("segment_ids"),
+                       attention_mask=1.0 - row("input_mask"), p_mask=row("p_mask").float(), cls_index=row("cls_index"))
+        starts, ends = answer.start_top_log_probs[0].double(), answer.end_top_log_probs[0].double()
+        ends = ends.reshape(-1, len(starts))  # transformers keeps [end_n_top * start_n_top], ends first
+        found = [(starts[s].log().item(), ends[e, s].log().item()) for s in range(len(starts)) for e in range(len(ends))]
+        pairs.setdefault(feature["id"], []).extend(found)
+        no_answer[feature["id"]] = min(no_answer.get(feature["id"], 1e6), answer.cls_logits.item())
+    check(f"{what}: no-answer logits of {len(odds)} questions", max(abs(odds[q] - no_answer[q]) for q in odds), 2e-5)
+    far, candidates = 0.0, 0
+    for question, all_candidates in best.items():
+        for candidate in all_candidates:
+            if candidate["start_log_prob"] > -1e5:
+                candidates += 1
+                ours = (candidate["start_log_prob"], candidate["end_log_prob"])
+                far = max(far, min(max(abs(a - b) for a, b in zip(ours, pair)) for pair in pairs[question]))
+    check(f"{what}: {len(features)} windows, {candidates} candidates", far if candidates else float("inf"), 5e-5)
 
 
 def tensorflow():

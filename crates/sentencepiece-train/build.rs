@@ -6,8 +6,9 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=src/trainer.cpp");
+    println!("cargo:rerun-if-changed=src/encoder.cpp");
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").file("src/trainer.cpp");
+    build.cpp(true).std("c++17").file("src/trainer.cpp").file("src/encoder.cpp");
     build.compile("sentencepiece_train_c");
     // After the interface that needs it: some linkers read archives once, in order.
     println!("cargo:rustc-link-lib=static=sentencepiece_train");

@@ -129,6 +129,10 @@ impl Device {
             }
         }
     }
+    /// Whether its memory is this machine's own.
+    pub fn is_host(self) -> bool {
+        matches!(self, Device::Cpu | Device::CpuReference)
+    }
     /// Bytes that new programs may take on this device; `None` where nothing says.
     pub fn free_bytes(self) -> Option<usize> {
         let device = if self == Device::Auto { self.resolve().ok()? } else { self };

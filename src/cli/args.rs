@@ -16,6 +16,7 @@ use super::size::parse_bytes;
 use crate::backend::Device;
 use crate::data::record_info::Split;
 use crate::train::run_config::RunConfig;
+use crate::train::session::Copies;
 
 mod task;
 
@@ -530,4 +531,14 @@ pub struct MemoryArgs {
     /// Print the largest batches of Base and Large at 64 to 512 tokens.
     #[arg(long)]
     pub table: bool,
+    /// Leaves out the copy that training saves from; as the key of a run.
+    #[arg(long = "background_save", default_value_t = true, action = ArgAction::Set, value_name = "true|false")]
+    pub background_save: bool,
+}
+
+impl MemoryArgs {
+    /// What training keeps beside the device's memory.
+    pub fn copies(&self) -> Copies {
+        if self.background_save && !self.shape.inference { Copies::Snapshot } else { Copies::None }
+    }
 }

@@ -17,15 +17,30 @@ pub enum Target {
     TensorFlow,
 }
 
-/// How a checkpoint is read.
+/// What a model computes, where its files do not tell.
 #[derive(Clone, Debug, Args)]
-pub struct SourceArgs {
+pub struct SizesArgs {
     /// Sizes of a TensorFlow checkpoint that has no xlnet_config.json beside it.
     #[arg(long = "model_config_path", value_name = "FILE")]
     pub model_config_path: Option<PathBuf>,
     /// What the feed-forward layer computes, against the configuration's word: gelu (tanh form), gelu_erf or relu.
     #[arg(long = "ff_activation", value_name = "NAME", value_parser = activation)]
     pub ff_activation: Option<FeedForwardActivation>,
+}
+
+impl SizesArgs {
+    /// What to read.
+    pub fn options(&self) -> ImportOptions {
+        let (model_config, ff_activation) = (self.model_config_path.clone(), self.ff_activation);
+        ImportOptions { model_config, ff_activation, ..ImportOptions::default() }
+    }
+}
+
+/// How a checkpoint is read.
+#[derive(Clone, Debug, Args)]
+pub struct SourceArgs {
+    #[command(flatten)]
+    pub sizes: SizesArgs,
     /// Head of the original: classification_<task>, regression_<task> or race. Chosen where a TensorFlow checkpoint has
     /// several; given to a classifier that is written as one.
     #[arg(long, value_name = "NAME")]
@@ -40,8 +55,7 @@ fn activation(text: &str) -> Result<FeedForwardActivation, String> {
 impl SourceArgs {
     /// What to read.
     pub fn options(&self, optimizer: bool) -> ImportOptions {
-        let (model_config, ff_activation) = (self.model_config_path.clone(), self.ff_activation);
-        ImportOptions { model_config, ff_activation, head: self.head.clone(), optimizer, ..ImportOptions::default() }
+        ImportOptions { head: self.head.clone(), optimizer, ..self.sizes.options() }
     }
 }
 

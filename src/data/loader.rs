@@ -1,11 +1,11 @@
-//! Batches in order, again and again, from records held in memory.
+//! Batches in order, again and again, from record files: read once from end to end and checked before training, then
+//! step by step while it goes on, so that memory does not grow with the data.
 //!
 //! A batch is a pure function of the options and a [`Position`]: whoever restores the position after a restart goes on
 //! with the very same batches.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use rand::SeedableRng;
@@ -14,13 +14,16 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, classes};
+use super::batch::Batch;
 use super::permutation::{BlockOrder, TokenClass, check_perm_size, sample_permutation};
 use super::record::Record;
 use super::record_info::{RecordFiles, RecordSet, RecordSettings};
-use super::row_layout::{is_at_end, is_backward, shown_by_text};
-use super::tfrecord::RecordReader;
+use super::row_layout::is_backward;
 use crate::{Error, Result};
+
+mod shard;
+
+use shard::{Cursor, Shard};
 
 const MOST_AHEAD: usize = 64; // batches that are ever held ready
 
@@ -64,15 +67,7 @@ pub struct Position {
     pub step: u64,
 }
 
-/// The records of one index file that this loader reads.
-struct Shard {
-    num_core: usize,
-    input: Vec<i32>,   // [steps, rows, L]
-    segments: Vec<u8>, // [steps, rows, L]
-    masked: Vec<bool>, // [steps, rows, L]
-}
-
-/// All records, and what it takes to make batches of them.
+/// Where all records are, and what it takes to make batches of them.
 struct Dataset {
     settings: RecordSettings,
     reuse_len: usize,
@@ -80,9 +75,9 @@ struct Dataset {
     options: LoaderOptions,
     /// Rows of the whole batch that are read, in the order in which batches have them.
     rows: Vec<usize>,
-    /// Where each of them is in its step of a shard: there they lie in the order of files.
-    places: Vec<usize>,
     shards: Vec<Shard>,
+    /// Where the last step was read to; batches are mostly asked for in order.
+    cursor: Mutex<Option<Cursor>>,
     /// Steps before each shard, and the total at the end.
     first_step: Vec<u64>,
 }
@@ -95,7 +90,7 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Reads all records of `set` into memory, at six bytes a token, and stands at the first batch.
+    /// Reads and checks all records of `set`, keeps where each step begins, and stands at the first batch.
     ///
     /// # Errors
     /// When a record file is damaged or does not hold what its index file says, or when `perm_size` does not fit.
@@ -103,11 +98,11 @@ impl Loader {
         Self::open_rows(set, options, &(0..set.settings.bsz).collect::<Vec<_>>())
     }
 
-    /// Like [`Loader::open`], but keeps and gives only `rows` of every batch, in this order; each has the text,
+    /// Like [`Loader::open`], but gives only `rows` of every batch, in this order; each has the text,
     /// direction and permutation that it has in the whole batch.
     ///
     /// # Errors
-    /// Those of [`Loader::open`], for what is kept; and when there is no such row, or a row twice.
+    /// Those of [`Loader::open`], and when there is no such row, or a row twice.
     pub fn open_rows(set: &RecordSet, options: &LoaderOptions, rows: &[usize]) -> Result<Self> {
         let mut sorted = rows.to_vec();
         sorted.sort_unstable();
@@ -118,7 +113,6 @@ impl Loader {
             let bsz = set.settings.bsz;
             return Err(Error::config(format!("a share must be different rows of a batch of {bsz}, but is {rows:?}")));
         }
-        let places = rows.iter().map(|row| sorted.partition_point(|other| other < row)).collect();
         let settings = set.settings.clone();
         let reuse_len = settings.reuse_len.unwrap_or(settings.seq_len / 2);
         if reuse_len == 0 || reuse_len >= settings.seq_len || i32::try_from(settings.seq_len).is_err() {
@@ -144,7 +138,7 @@ impl Loader {
         }
         // In parallel, but the first error in order is the one reported.
         let shards: Vec<Result<Shard>> =
-            files.par_iter().map(|f| read_shard(f, &settings, &sorted, reuse_len, options.vocab_size)).collect();
+            files.par_iter().map(|f| Shard::read(f, &settings, reuse_len, options.vocab_size)).collect();
         let shards = shards.into_iter().collect::<Result<Vec<_>>>()?;
         let mut first_step = vec![0u64];
         for file in &files {
@@ -152,8 +146,8 @@ impl Loader {
             first_step.push(total);
         }
         let options = options.clone();
-        let rows = rows.to_vec();
-        let data = Dataset { settings, reuse_len, perm_size, options, rows, places, shards, first_step };
+        let (rows, cursor) = (rows.to_vec(), Mutex::default());
+        let data = Dataset { settings, reuse_len, perm_size, options, rows, shards, cursor, first_step };
         let mut loader = Self { data: Arc::new(data), position: Position::default(), prefetch: None };
         loader.seek(Position::default());
         Ok(loader)
@@ -186,25 +180,28 @@ impl Loader {
     }
 
     /// The batch at [`Loader::position`], which moves on by one.
-    pub fn next_batch(&mut self) -> Batch {
+    ///
+    /// # Errors
+    /// When a record file changed, vanished or cannot be read since it was checked; the position stays then.
+    pub fn next_batch(&mut self) -> Result<Batch> {
         let ahead = self.prefetch.as_ref().and_then(|p| p.batches.as_ref()).and_then(|b| b.recv().ok());
-        // Without a thread, or should it ever stop, the batch is made here; it is the same one.
-        let batch = ahead.unwrap_or_else(|| self.data.batch(self.position));
+        // Without a thread, or after it stopped, the batch is made here; it is the same one.
+        let batch = ahead.unwrap_or_else(|| self.data.batch(self.position))?;
         self.position = self.data.after(self.position);
-        batch
+        Ok(batch)
     }
 }
 
 impl Iterator for Loader {
-    type Item = Batch;
-    fn next(&mut self) -> Option<Batch> {
+    type Item = Result<Batch>;
+    fn next(&mut self) -> Option<Result<Batch>> {
         Some(self.next_batch())
     }
 }
 
 /// A thread that makes batches ahead, in order.
 struct Prefetch {
-    batches: Option<Receiver<Batch>>,
+    batches: Option<Receiver<Result<Batch>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -213,7 +210,12 @@ impl Prefetch {
     fn start(data: Arc<Dataset>, mut position: Position) -> Option<Self> {
         let (sender, receiver) = sync_channel(data.options.prefetch.min(MOST_AHEAD));
         let work = move || {
-            while sender.send(data.batch(position)).is_ok() {
+            loop {
+                let batch = data.batch(position);
+                let failed = batch.is_err();
+                if sender.send(batch).is_err() || failed {
+                    return;
+                }
                 position = data.after(position);
             }
         };
@@ -254,138 +256,34 @@ impl Dataset {
         }
     }
 
-    fn batch(&self, at: Position) -> Batch {
+    fn batch(&self, at: Position) -> Result<Batch> {
         let RecordSettings { bsz, seq_len, bi_data, num_predict, .. } = self.settings;
-        let shard_index = self.first_step.partition_point(|&first| first <= at.step) - 1;
-        let shard = &self.shards[shard_index];
-        let first = (at.step - self.first_step[shard_index]) as usize * self.rows.len();
+        let index = self.first_step.partition_point(|&first| first <= at.step) - 1;
+        let shard = &self.shards[index];
+        let records = self.records(index, at.step - self.first_step[index])?;
         let mut batch = Batch::with_capacity(self.rows.len(), seq_len, num_predict.unwrap_or(seq_len));
-        for (&row, &place) in self.rows.iter().zip(&self.places) {
-            let tokens = (first + place) * seq_len..(first + place + 1) * seq_len;
+        for (&row, record) in self.rows.iter().zip(&records) {
             let mut rng = rng(self.options.seed, at.epoch, at.step * bsz as u64 + row as u64);
             let rank = |classes: &[TokenClass], query: &mut [i32], key: &mut [i32]| {
                 let order = self.options.block_order;
                 sample_permutation(classes, self.reuse_len, self.perm_size, order, &mut rng, query, key);
             };
             let backward = is_backward(row, bsz, shard.num_core, bi_data);
-            let (segments, masked) = (&shard.segments[tokens.clone()], &shard.masked[tokens.clone()]);
-            batch.push(&shard.input[tokens], segments, masked, num_predict, backward, rank);
+            batch.push(&record.input, &record.segment_ids, &record.is_masked, num_predict, backward, rank);
         }
-        batch
+        Ok(batch)
     }
-}
 
-/// Reads the record files of one index file, and checks and keeps the records of `rows`, which ascend.
-fn read_shard(
-    files: &RecordFiles,
-    settings: &RecordSettings,
-    rows: &[usize],
-    reuse_len: usize,
-    vocab_size: Option<usize>,
-) -> Result<Shard> {
-    let expected = files.num_batch.saturating_mul(settings.bsz as u64);
-    let (mut input, mut segments, mut masked) = (Vec::new(), Vec::new(), Vec::new());
-    let mut both_ends = Vec::new(); // tokens of all rows in the steps that show the layout of rows
-    let mut records = 0;
-    for path in &files.paths {
-        let mut reader = RecordReader::open(path)?;
-        loop {
-            let first = reader.record();
-            // What the index file does not count is left out, as the original drops a remainder.
-            let payloads = next_payloads(&mut reader, expected - records)?;
-            if payloads.is_empty() {
-                break;
-            }
-            let decode = |(i, payload): (usize, &Vec<u8>)| {
-                let at = records + i as u64;
-                let (step, row) = (at / settings.bsz as u64, (at % settings.bsz as u64) as usize);
-                let (ours, at_end) = (rows.binary_search(&row).is_ok(), is_at_end(step, files.num_batch));
-                if !(ours || at_end) {
-                    return Ok(None);
-                }
-                let number = first + i as u64;
-                let record = Record::decode(payload, settings.seq_len, path, number)?;
-                check_record(&record, settings, vocab_size, path, number)?;
-                Ok(Some((record, ours, at_end)))
-            };
-            let decoded: Vec<Result<Option<(Record, bool, bool)>>> =
-                payloads.par_iter().enumerate().map(decode).collect();
-            for record in decoded {
-                let Some((record, ours, at_end)) = record? else { continue };
-                if at_end {
-                    both_ends.extend_from_slice(&record.input);
-                }
-                if ours {
-                    input.extend_from_slice(&record.input);
-                    segments.extend_from_slice(&record.segment_ids);
-                    masked.extend_from_slice(&record.is_masked);
-                }
-            }
-            records += payloads.len() as u64;
-        }
-    }
-    if records < expected {
-        let (steps, bsz) = (files.num_batch, settings.bsz);
-        let what = format!(
-            "it promises {steps} steps of {bsz} records, but its record files hold {records} records; build the corpus again"
-        );
-        return Err(Error::data(&files.index, what));
-    }
-    let num_core = row_layout(files, settings, reuse_len, &both_ends)?;
-    Ok(Shard { num_core, input, segments, masked })
-}
-
-/// Cores for which the rows are laid out, from what was told and what the text shows.
-fn row_layout(files: &RecordFiles, settings: &RecordSettings, reuse_len: usize, input: &[i32]) -> Result<usize> {
-    let told = files.num_core_per_host;
-    if !settings.bi_data {
-        return Ok(told.unwrap_or(1));
-    }
-    let what = match (told, shown_by_text(input, settings.bsz, settings.seq_len, reuse_len, told)) {
-        (Some(told), Some(shown)) if told != shown => format!(
-            "its text shows rows laid out for num_core_per_host = {shown}, not {told}, which would train half of some \
-             rows in the wrong direction; set num_core_per_host = {shown}, or build the corpus again"
-        ),
-        (_, Some(shown)) => return Ok(shown),
-        (Some(told), None) => return Ok(told),
-        (None, None) => {
-            "neither it nor ../corpus_info.json tells for how many cores its rows in both directions are laid \
-                         out, and its text is too short to show it; set num_core_per_host as it was for data_utils, or \
-                         1 if that ran without use_tpu"
-                .to_string()
-        }
-    };
-    Err(Error::data(&files.index, what))
-}
-
-/// Up to `most` payloads, and not more than are worth decoding at once; none at the end of the file.
-fn next_payloads(reader: &mut RecordReader, most: u64) -> Result<Vec<Vec<u8>>> {
-    let mut payloads = Vec::new();
-    while (payloads.len() as u64) < most.min(1024) {
-        let Some(payload) = reader.next_record()? else { break };
-        payloads.push(payload.to_vec());
-    }
-    Ok(payloads)
-}
-
-fn check_record(
-    record: &Record,
-    settings: &RecordSettings,
-    vocab_size: Option<usize>,
-    path: &Path,
-    number: u64,
-) -> Result<()> {
-    if let Some(size) = vocab_size
-        && let Some(id) = record.input.iter().find(|&&id| id as usize >= size)
-    {
-        let what =
-            format!("record {number} holds token id {id}, but the model knows {size} pieces; use its vocabulary");
-        return Err(Error::data(path, what));
-    }
-    let targets = classes(&record.input, &record.is_masked).iter().filter(|c| **c == TokenClass::Target).count();
-    match settings.num_predict.filter(|&n| targets > n) {
-        Some(n) => Err(Error::data(path, format!("record {number} predicts {targets} tokens, its name allows {n}"))),
-        None => Ok(()),
+    /// The records of `rows` in a step of a shard, in their order.
+    fn records(&self, shard: usize, step: u64) -> Result<Vec<Record>> {
+        let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut here = match cursor.take() {
+            Some(here) if here.is_at(shard, step) => here,
+            _ => Cursor::at(&self.shards[shard], shard, step)?,
+        };
+        let records = here.next_step(&self.shards[shard], &self.settings, &self.rows, self.options.vocab_size)?;
+        *cursor = Some(here); // an error leaves none, and the next one begins anew
+        Ok(records)
     }
 }
 

@@ -26,5 +26,6 @@ pub mod tokenizer;
 pub mod vocab;
 
 mod piece_table;
+mod stamp;
 mod token_file;
 mod token_stream;

@@ -3,9 +3,10 @@
 //! One record is `length: u64`, `masked_crc(length): u32`, `payload`, `masked_crc(payload): u32`, all little-endian.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use super::stamp::{Stamp, stamp_of};
 pub use crate::checksum::masked_crc;
 use crate::{Error, Result};
 
@@ -26,6 +27,7 @@ pub struct RecordReader {
     path: PathBuf,
     file: BufReader<File>,
     length: u64, // bytes
+    stamp: Stamp,
     /// Bytes of the file that were not read yet; no allocation exceeds them.
     remaining: u64,
     record: u64,
@@ -46,7 +48,8 @@ impl RecordReader {
         let file = File::open(&path).map_err(|e| Error::io("read", &path, e))?;
         let file = BufReader::with_capacity(1 << 18, file);
         let length = metadata.len();
-        Ok(Self { path, file, length, remaining: length, record: 0, payload: Vec::new() })
+        let stamp = stamp_of(&metadata);
+        Ok(Self { path, file, length, stamp, remaining: length, record: 0, payload: Vec::new() })
     }
 
     /// Number of the record that [`RecordReader::next_record`] returns next, counted from 0.
@@ -57,6 +60,30 @@ impl RecordReader {
     /// Bytes of the file before that record.
     pub fn offset(&self) -> u64 {
         self.length - self.remaining
+    }
+
+    /// Whether there is no further record.
+    pub fn is_at_end(&self) -> bool {
+        self.remaining == 0
+    }
+
+    /// Goes to record `record`, which begins at byte `offset`, as [`RecordReader::offset`] told.
+    ///
+    /// # Errors
+    /// When the file is shorter, or cannot be read.
+    pub fn seek(&mut self, offset: u64, record: u64) -> Result<()> {
+        if offset > self.length {
+            let what = format!("has {} bytes, so there is no record {record} at byte {offset}", self.length);
+            return Err(Error::data(&self.path, what));
+        }
+        self.file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io("read", &self.path, e))?;
+        (self.remaining, self.record) = (self.length - offset, record);
+        Ok(())
+    }
+
+    /// What tells whether the file is still the one that it was.
+    pub(crate) fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// The next payload, or `None` at the end of the file.

@@ -3,22 +3,19 @@
 use std::fs::{File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::encode::Encode;
 use super::special::{EOD, UNK};
+use super::stamp::{Stamp, stamp_of};
 use super::text::{TextOptions, is_space};
 use super::token_file::{Extent, TokenWriter};
 use crate::{Error, Result};
 
 const BLOCK: usize = 1 << 17; // bytes of text one thread encodes at a time
 const BLANK: u32 = u32::MAX; // token count of a blank line
-
-/// What tells that a file did not change: its length and time of change. `None` for pipes, which cannot be read twice.
-pub(crate) type Stamp = Option<(u64, u64, u32)>;
 
 /// A file that was read to its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -141,11 +138,6 @@ impl ReadState {
         let sentence = writer.extent.sentence;
         self.finished.push(FileSummary { stamp: self.stamp.take(), lines, tokens, unknown, sentence });
     }
-}
-
-fn stamp_of(metadata: &Metadata) -> Stamp {
-    let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    metadata.is_file().then_some((metadata.len(), modified.as_secs(), modified.subsec_nanos()))
 }
 
 /// How lines become ids.

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use sentencepiece::{PieceWithId, SentencePieceProcessor};
+use sentencepiece_train::IdEncoder;
 use sha2::{Digest, Sha256};
 
 use super::piece_table::PieceTable;
@@ -49,9 +50,13 @@ pub struct Token {
 #[derive(Debug)]
 pub struct Tokenizer {
     processor: SentencePieceProcessor,
+    encoder: IdEncoder,
     table: PieceTable,
+    /// Pieces that end in a digit and a comma, and the unknown one, whose text ids do not tell.
+    again: Vec<bool>, // [vocab_size]
     path: PathBuf,
     hash: String,
+    bytes: Vec<u8>,
 }
 
 impl Tokenizer {
@@ -61,12 +66,20 @@ impl Tokenizer {
     /// A file that cannot be read, or is not an intact unigram or BPE model of SentencePiece.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let refuse = |why: &str| {
-            Error::data(path, format!("expected an intact SentencePiece model, but {why}; copy or train it again"))
-        };
         let mut bytes = Vec::new();
         let file = File::open(path).map_err(|source| Error::io("open", path, source))?;
         file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|source| Error::io("read", path, source))?;
+        Self::from_bytes(bytes, path)
+    }
+
+    /// The model whose file has these `bytes`; `path` is for messages.
+    ///
+    /// # Errors
+    /// When they are not an intact unigram or BPE model of SentencePiece.
+    pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self> {
+        let refuse = |why: &str| {
+            Error::data(path, format!("expected an intact SentencePiece model, but {why}; copy or train it again"))
+        };
         if bytes.is_empty() {
             return Err(refuse("the file is empty"));
         }
@@ -79,8 +92,11 @@ impl Tokenizer {
         if processor.len() != table.len() {
             return Err(refuse("the library reads another number of pieces from it"));
         }
+        let encoder = IdEncoder::new(&bytes).ok_or_else(|| refuse("the library refuses it"))?;
+        let again = |id| id == table.unknown() || table.piece(id).and_then(number_before_comma).is_some();
+        let again = (0..table.len() as u32).map(again).collect();
         let hash = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { processor, table, path: path.to_owned(), hash })
+        Ok(Self { processor, encoder, table, again, path: path.to_owned(), hash, bytes })
     }
 
     /// Splits text into pieces.
@@ -99,12 +115,15 @@ impl Tokenizer {
     /// # Errors
     /// Text of 2 GiB or more.
     pub fn encode_ids(&self, text: &str) -> Result<Vec<u32>> {
-        let pieces = self.library_pieces(text)?;
-        if pieces.iter().any(|piece| number_before_comma(&piece.piece).is_some()) {
+        let mut ids = Vec::new();
+        self.check_length(text)?;
+        if !self.encoder.encode(text, &mut ids) {
+            return Err(Error::data(&self.path, format!("this model cannot encode {:?}", head(text))));
+        }
+        if ids.iter().any(|&id| self.again.get(id as usize).is_none_or(|again| *again)) {
             return Ok(self.encode_with_offsets(text)?.into_iter().map(|token| token.id).collect());
         }
-        // Nothing to split again: the library's ids are the answer, and nobody looks at the pieces.
-        Ok(pieces.into_iter().map(|piece| piece.id).collect())
+        Ok(ids)
     }
 
     /// Pieces, ids and places in the text at once.
@@ -128,18 +147,23 @@ impl Tokenizer {
         Ok(self.library_pieces(text)?.into_iter().map(spanned).collect())
     }
 
-    fn library_pieces(&self, text: &str) -> Result<Vec<PieceWithId>> {
-        // The library reports errors as empty output, which is also what empty text gives.
-        if text.is_empty() {
-            return Ok(Vec::new());
-        }
-        // C++ counts in `int`.
+    /// C++ counts in `int`.
+    fn check_length(&self, text: &str) -> Result<()> {
         if text.len() > i32::MAX as usize {
             return Err(Error::config(format!(
                 "encode: the text must be shorter than 2 GiB, but has {} bytes; encode it line by line",
                 text.len()
             )));
         }
+        Ok(())
+    }
+
+    fn library_pieces(&self, text: &str) -> Result<Vec<PieceWithId>> {
+        // The library reports errors as empty output, which is also what empty text gives.
+        if text.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.check_length(text)?;
         self.processor
             .encode(text)
             .map_err(|error| Error::data(&self.path, format!("this model cannot encode {:?}: {error}", head(text))))
@@ -180,6 +204,10 @@ impl Tokenizer {
     /// SHA-256 of the model file in hexadecimal, 64 characters. Equal hashes mean equal ids.
     pub fn vocabulary_hash(&self) -> &str {
         &self.hash
+    }
+    /// The bytes of the model's file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
     /// The file that was opened.
     pub fn path(&self) -> &Path {

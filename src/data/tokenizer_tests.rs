@@ -228,3 +228,20 @@ fn released_vocabulary_gives_the_known_ids() {
     let pieces: Vec<_> = (0..17).map(|id| tokenizer.piece(id).unwrap()).collect();
     assert_eq!(pieces.join(" "), "<unk> <s> </s> <cls> <sep> <pad> <mask> <eod> <eop> . ( ) \" - – £ €");
 }
+
+/// Ids alone come another way than pieces and places; they are the same.
+#[test]
+fn ids_alone_are_those_of_the_pieces() {
+    let tokenizer = tiny();
+    let words = [
+        "the", "2,000", "1999,", ",", "7,", "12,5", "a\u{301}", "漢字", "\u{ff0c}", "９，", "٣,", "...", "quick",
+        "<sep>", " ",
+    ];
+    for case in 0..3000usize {
+        let word = |i: usize| words[(case * 7919 + i * i * 31 + i * case) % words.len()];
+        let glue = ["", " ", "  "][case % 3];
+        let text = (0..case % 9).map(word).collect::<Vec<_>>().join(glue);
+        let places: Vec<u32> = tokenizer.encode_with_offsets(&text).unwrap().iter().map(|token| token.id).collect();
+        assert_eq!(tokenizer.encode_ids(&text).unwrap(), places, "{text:?}");
+    }
+}

@@ -53,7 +53,7 @@ config_keys! {
 
     /// Receives checkpoints and the best model; evaluation and prediction read it.
     model_dir: PathBuf = PathBuf::new(),
-    /// Starts from these weights: a Hugging Face directory or one of our checkpoints; random ones when absent.
+    /// Starts from these weights: any checkpoint, also a TensorFlow prefix, a zip or a file; random ones when absent.
     init_checkpoint: Option<PathBuf> = None,
     /// Sizes of the model, the original's JSON or Hugging Face's; those of init_checkpoint when absent.
     model_config_path: Option<PathBuf> = None,
@@ -158,10 +158,18 @@ config_keys! {
     seed: u64 = 0,
     /// Trains once for each of these seeds, with commas, and tells maximum and mean.
     seeds: Words = Words::default(),
+    /// Nats above the usual loss at which a spike begins; 0 finds none; 2, or 0 for numbers, when absent.
+    loss_spike: Option<f64> = None,
+    /// Updates that a spike may last before training stops.
+    loss_spike_steps: u64 = 100,
     /// Updates between two checkpoints, each of which is evaluated; there is always one at the end.
     save_steps: Option<u64> = None,
+    /// Minutes after which a checkpoint is written even between these, without evaluation; 0 for never.
+    save_minutes: f64 = 30.0,
     /// Checkpoints kept besides the best model; 0 keeps all.
     max_save: usize = 1,
+    /// Writes checkpoints beside the training, from a copy in this machine's memory; false stops training meanwhile.
+    background_save: bool = true,
     /// Stops when so many evaluations have brought nothing better; 0 never.
     patience: u64 = 0,
     /// Evaluates checkpoints and keeps the best; otherwise the last one is it.
@@ -174,7 +182,7 @@ config_keys! {
     eval_examples: usize = 0,
     /// Evaluates every checkpoint of model_dir, not only the best.
     eval_all_ckpt: bool = false,
-    /// The checkpoint to predict with, a directory; the best of model_dir when absent.
+    /// The checkpoint to evaluate or predict with, a directory, or with task_name any checkpoint; the best of model_dir when absent.
     predict_ckpt: Option<PathBuf> = None,
     /// `auto`, `cpu`, `cpu:reference`, `wgpu[:n]` or `cuda[:n]`.
     device: String = "auto".into(),
@@ -340,6 +348,7 @@ impl FinetuneConfig {
             ("end_n_top", self.end_n_top),
             ("max_answer_length", self.max_answer_length),
             ("iterations", self.iterations as usize),
+            ("loss_spike_steps", self.loss_spike_steps as usize),
         ] {
             if value == 0 {
                 return Err(Error::config(format!("{key} must be at least 1, but is 0")));
@@ -365,6 +374,12 @@ impl FinetuneConfig {
         self.warmup_steps.get_or_insert(0);
         if steps == 0 {
             return Err(Error::config("train_steps must be at least 1, but is 0"));
+        }
+        let spike = *self.loss_spike.get_or_insert(if task.answer == Answer::Number { 0.0 } else { 2.0 });
+        for (key, value) in [("loss_spike", spike), ("save_minutes", self.save_minutes)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::config(format!("{key} must be a number of at least 0, but is {value}")));
+            }
         }
         if self.save_steps == Some(0) {
             return Err(Error::config("save_steps must be at least 1, but is 0; drop it to save at the end only"));

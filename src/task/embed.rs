@@ -9,16 +9,14 @@ use super::feature::{Padding, Sequence};
 use super::span::align::{align, cleaned, partner};
 use super::texts::layout;
 use crate::backend::Device;
-use crate::config::{LAYER_NORM_EPS, XlnetConfig};
 use crate::data::special::{CLS, SEP};
 use crate::data::text::TextOptions;
 use crate::data::tokenizer::{SPACE_MARK, Tokenizer};
-use crate::model::hugging_face::read_model;
 use crate::model::{MaskKind, TransformerOptions};
 use crate::tensor::DType;
-use crate::train::load::{LoadOptions, load_into};
+use crate::train::import::{ImportOptions, Imported, import};
+use crate::train::load::LoadOptions;
 use crate::train::session::Session;
-use crate::train::start::model_directory;
 use crate::train::step::{Objective, StepOptions};
 use crate::{Error, Result};
 
@@ -93,10 +91,7 @@ pub struct Embedded {
 
 /// A model that embeds texts.
 pub struct Embedder {
-    config: XlnetConfig,
-    weights: crate::model::hugging_face::ModelWeights,
-    clamp_len: Option<usize>,
-    layer_norm_eps: f32,
+    model: Imported,
     tokenizer: Tokenizer,
     options: EmbedOptions,
 }
@@ -108,15 +103,20 @@ struct Prepared {
 }
 
 impl Embedder {
-    /// Opens a model directory, pretrained or fine-tuned, with its vocabulary.
+    /// Opens any checkpoint, pretrained or fine-tuned, with its vocabulary or the one that is named.
     ///
     /// # Errors
     /// When a file is missing or damaged, or layers are asked for that are not there.
-    pub fn open(dir: &Path, vocabulary: Option<&Path>, options: EmbedOptions) -> Result<Self> {
-        let directory = model_directory(dir)?;
-        let model = read_model(&directory)?;
-        let tokenizer = Tokenizer::open(vocabulary.map_or(directory.join("spiece.model"), Path::to_owned))?;
-        tokenizer.check_special_symbols()?;
+    pub fn open(named: &Path, vocabulary: Option<&Path>, options: EmbedOptions) -> Result<Self> {
+        Self::of(import(named, &ImportOptions::default())?, vocabulary, options)
+    }
+
+    /// [`Embedder::open`] of a model that is read already.
+    ///
+    /// # Errors
+    /// Those of [`Embedder::open`].
+    pub fn of(model: Imported, vocabulary: Option<&Path>, options: EmbedOptions) -> Result<Self> {
+        let tokenizer = model.open_tokenizer(vocabulary)?;
         let n = model.config.n_layer;
         let most = match options.layers {
             Layers::One(layer) => layer,
@@ -129,18 +129,11 @@ impl Embedder {
         if options.max_seq_length < 4 || options.batch == 0 {
             return Err(Error::config("max_seq_length must be at least 4, and the batch at least 1"));
         }
-        Ok(Embedder {
-            clamp_len: model.hf.clamp_len.and_then(|len| usize::try_from(len).ok()).filter(|&len| len > 0),
-            layer_norm_eps: model.hf.layer_norm_eps.map_or(LAYER_NORM_EPS, |eps| eps as f32),
-            config: model.config,
-            weights: model.weights,
-            tokenizer,
-            options,
-        })
+        Ok(Embedder { model, tokenizer, options })
     }
     /// Width of vectors.
     pub fn width(&self) -> usize {
-        self.config.d_model
+        self.model.config.d_model
     }
 
     /// Embeds texts; a pair of texts is one with ` ||| ` in between.
@@ -172,9 +165,9 @@ impl Embedder {
         let transformer = TransformerOptions {
             batch,
             length,
-            clamp_len: self.clamp_len,
+            clamp_len: self.model.settings.clamp_len,
             mask: MaskKind::Padding,
-            layer_norm_eps: self.layer_norm_eps,
+            layer_norm_eps: self.model.settings.layer_norm_eps,
             ..TransformerOptions::default()
         };
         let options = StepOptions {
@@ -184,9 +177,9 @@ impl Embedder {
             float: DType::F32,
             optimizer: None,
         };
-        let mut session = Session::new(&self.config, options, self.options.device, 0)?;
+        let mut session = Session::new(&self.model.config, options, self.options.device, 0)?;
         let (program, exec) = session.parts();
-        load_into(exec, program, &self.weights, &LoadOptions::default())?;
+        self.model.load_into(exec, program, &LoadOptions::default())?;
         Ok(session)
     }
 
@@ -261,14 +254,14 @@ impl Embedder {
         session.input_i32("padding", &hidden)?;
         session.input_i32("segment_ids", &segments)?;
         session.exec().run_phase("forward")?;
-        let n = self.config.n_layer;
+        let n = self.model.config.n_layer;
         let wanted = match self.options.layers {
             Layers::One(layer) => layer..=layer,
             Layers::Last => n..=n,
             Layers::MeanOfLast(k) => n + 1 - k..=n,
         };
         let share = 1.0 / wanted.clone().count() as f32;
-        let d = self.config.d_model;
+        let d = self.model.config.d_model;
         let mut states = vec![0f32; batch * length * d];
         for layer in wanted {
             let id = session.program().outputs[layer];

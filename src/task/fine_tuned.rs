@@ -1,5 +1,6 @@
 //! Fine-tuned models as directories: a Hugging Face model, its vocabulary, and what the task was.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,15 +10,18 @@ use super::convert::Conversion;
 use super::encoder::Encoder;
 use super::evaluate::{Setup, SpanSearch};
 use super::metrics::Scores;
+use super::start::check_sizes;
 use super::{Answer, Task};
-use crate::atomic::{AtomicFile, directory_of};
+use crate::atomic::{AtomicFile, directory_of, sync_directory};
 use crate::backend::Device;
-use crate::config::{LAYER_NORM_EPS, XlnetConfig};
+use crate::config::XlnetConfig;
 use crate::data::tokenizer::Tokenizer;
+use crate::model::TransformerOptions;
 use crate::model::heads::{SummaryOptions, SummaryType};
-use crate::model::hugging_face::{Architecture, HuggingFaceSettings, ModelWeights, read_model, write_model};
-use crate::model::{AttentionType, TransformerOptions};
+use crate::model::hugging_face::{Architecture, HuggingFaceSettings, ModelWeights, write_model};
 use crate::train::checkpoint::checkpoints;
+use crate::train::export::add_mask;
+use crate::train::import::{ImportOptions, Imported, import};
 use crate::{Error, Result};
 
 /// Name of the task's description in a model directory.
@@ -27,6 +31,8 @@ pub const VOCABULARY_FILE: &str = "spiece.model";
 /// Name of the best model's directory among the checkpoints of a run.
 pub const BEST: &str = "best";
 const FORMAT_VERSION: u32 = 1;
+/// Temporary directories beside the best model.
+const TEMPORARY: &str = ".tmp-model-";
 
 /// Content of [`TASK_FILE`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,7 +77,7 @@ impl TaskFile {
             scores: Scores::new(),
         }
     }
-    fn read(path: &Path) -> Result<Self> {
+    pub(super) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
         let file: TaskFile = serde_json::from_str(&text)
             .map_err(|e| Error::data(path, format!("this does not describe a fine-tuned task: {e}")))?;
@@ -90,9 +96,9 @@ impl TaskFile {
         let text = serde_json::to_string_pretty(self)
             .map_err(|e| Error::config(format!("this task cannot be written as JSON: {e}")))?;
         write(&dir.join(TASK_FILE), (text + "\n").as_bytes())?;
-        let vocabulary = std::fs::read(tokenizer.path()).map_err(|e| Error::io("read", tokenizer.path(), e))?;
-        if std::fs::read(dir.join(VOCABULARY_FILE)).ok().as_ref() != Some(&vocabulary) {
-            write(&dir.join(VOCABULARY_FILE), &vocabulary)?;
+        let vocabulary = tokenizer.bytes();
+        if std::fs::read(dir.join(VOCABULARY_FILE)).ok().as_deref() != Some(vocabulary) {
+            write(&dir.join(VOCABULARY_FILE), vocabulary)?;
         }
         let Conversion { uncased, keep_accents, .. } = self.conversion;
         let json = serde_json::json!({"tokenizer_class": "XLNetTokenizer", "do_lower_case": uncased,
@@ -139,16 +145,45 @@ pub fn write_directory(
     let parent = directory_of(dir);
     std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".tmp-model-");
+    builder.prefix(TEMPORARY);
     crate::atomic::public(&mut builder, 0o777);
-    let new = builder.tempdir_in(parent).map_err(|e| Error::io("create a directory in", parent, e))?;
-    write_model(new.path(), model, settings, weights)?;
+    let temporary = || builder.tempdir_in(parent).map_err(|e| Error::io("create a directory in", parent, e));
+    let new = temporary()?;
+    let mut weights = Cow::Borrowed(weights); // copied only where a tensor must come
+    add_mask(&mut weights, model);
+    write_model(new.path(), model, settings, &weights)?;
     file.write(new.path(), tokenizer)?;
-    if dir.exists() {
-        std::fs::remove_dir_all(dir).map_err(|e| Error::io("replace", dir, e))?;
+    sync_directory(new.path())?;
+    // The old one steps aside, and vanishes when the new one has its name.
+    let aside = temporary()?;
+    let old = aside.path().join(dir.file_name().unwrap_or_default());
+    let had_old = dir.exists();
+    if had_old {
+        std::fs::rename(dir, &old).map_err(|e| Error::io("replace", dir, e))?;
     }
-    let path = new.keep();
-    std::fs::rename(&path, dir).map_err(|e| Error::io("write", dir, e))
+    if let Err(e) = std::fs::rename(new.path(), dir) {
+        if had_old && std::fs::rename(&old, dir).is_err() {
+            let kept = aside.keep(); // better an odd name than a lost model
+            tracing::warn!(old = %kept.display(), "the older model lies here now");
+        }
+        return Err(Error::io("write", dir, e));
+    }
+    let _ = new.keep(); // renamed: there is nothing to remove under the temporary name
+    sync_directory(parent)
+}
+
+/// Removes what a killed process left half-written in `dir`, and gives a best model that had just stepped aside its name
+/// back. Nobody else may write there meanwhile.
+pub(super) fn remove_leftovers(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            let old = entry.path().join(BEST);
+            if old.join(TASK_FILE).exists() && !dir.join(BEST).exists() {
+                let _ = std::fs::rename(&old, dir.join(BEST));
+            }
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// A fine-tuned model in memory.
@@ -190,25 +225,66 @@ impl FineTuned {
             let what = "is not the vocabulary that this model was trained with: its SHA-256 differs";
             return Err(Error::data(tokenizer.path(), what));
         }
-        let model = read_model(&path)?;
+        let model = import(&path, &ImportOptions::default())?;
+        Ok(Self::of(path, file, model, tokenizer, device, batch))
+    }
+
+    /// Opens a model that another program fine-tuned, for example a checkpoint of the original; the settings say for
+    /// which task and how.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or the model has no head for this task.
+    pub fn import(named: &Path, config: &FinetuneConfig, device: Device) -> Result<Self> {
+        let task = config.task()?;
+        let options = ImportOptions {
+            sizes: config.model_config_path.as_ref().map(|path| XlnetConfig::read(path)).transpose()?,
+            usual_head: task.original_scope(&config.cls_scope),
+            ..ImportOptions::default()
+        };
+        let model = import(named, &options)?;
+        check_sizes(config, &model.config, "the checkpoint")?;
+        let head = match task.answer {
+            Answer::Class(_) | Answer::Number | Answer::Choice(_) => "logits_proj.weight",
+            Answer::Span { .. } => "start_logits.dense.weight",
+            Answer::Tags(_) => "classifier.weight",
+        };
+        if !model.weights.tensors.contains_key(head) {
+            let heads = model.weights.ignored.iter().find(|(_, why)| why.contains("one of several heads"));
+            let what = match heads {
+                Some((tensor, why)) => format!("{tensor} {why} with cls_scope"),
+                None => format!("there is no {head}, which the task {} needs; fine-tune the model first", task.name),
+            };
+            return Err(Error::data(&model.path, what));
+        }
+        let tokenizer = model.open_tokenizer(config.spiece_model_file.as_deref())?;
+        let mut file = TaskFile::new(config, &task, &tokenizer);
+        file.summary_type = model.settings.summary.kind;
+        file.use_summ_proj = model.settings.summary.projection;
+        let path = model.path.clone();
+        Ok(Self::of(path, file, model, tokenizer, device, config.eval_batch_size))
+    }
+
+    fn of(path: PathBuf, file: TaskFile, model: Imported, tokenizer: Tokenizer, device: Device, batch: usize) -> Self {
         let setup = Setup {
             task: file.task.clone(),
             model: model.config,
             summary: SummaryOptions { kind: file.summary_type, projection: file.use_summ_proj },
-            clamp_len: model.hf.clamp_len.and_then(|len| usize::try_from(len).ok()).filter(|&len| len > 0),
-            layer_norm_eps: model.hf.layer_norm_eps.map_or(LAYER_NORM_EPS, |eps| eps as f32),
-            attention: if model.hf.attn_type.as_deref() == Some("uni") {
-                AttentionType::Uni
-            } else {
-                AttentionType::Bi
-            },
+            clamp_len: model.settings.clamp_len,
+            layer_norm_eps: model.settings.layer_norm_eps,
+            attention: model.settings.attention,
             max_seq_length: file.conversion.max_seq_length,
             mem_len: file.mem_len,
             batch: batch.max(1),
             search: file.search,
             device,
         };
-        Ok(FineTuned { path, file, setup, weights: model.weights, tokenizer })
+        FineTuned { path, file, setup, weights: model.weights, tokenizer }
+    }
+
+    /// Whether `named` is a directory that `xlnet finetune` made.
+    pub fn is_one(named: &Path) -> bool {
+        let made = |dir: &Path| dir.join(TASK_FILE).exists() || directory_of(dir).join(TASK_FILE).exists();
+        Self::directory(named).is_ok_and(|dir| made(&dir))
     }
 
     /// The model's own directory: see [`Self::open`].

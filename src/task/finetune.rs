@@ -1,36 +1,37 @@
 //! The fine-tuning loop: shuffled features, steps, evaluation at every checkpoint, the best model kept.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
 
 use super::batch::upload;
 use super::cache::{Dataset, Reading};
 use super::config::FinetuneConfig;
 use super::evaluate::Setup;
 use super::feature::Feature;
-use super::fine_tuned::{BEST, FineTuned, TaskFile, VOCABULARY_FILE, description, write_directory};
+use super::fine_tuned::{self, BEST, TaskFile, description, write_directory};
 use super::metrics::Scores;
-use crate::atomic::AtomicFile;
+use super::start::Origin;
+use crate::atomic::{AtomicFile, remove_temporaries};
 use crate::backend::Device;
-use crate::config::{LAYER_NORM_EPS, XlnetConfig};
 use crate::data::record_info::Split;
 use crate::data::tokenizer::Tokenizer;
-use crate::model::hugging_face::read_model;
 use crate::model::{AttentionType, MaskKind, TransformerOptions};
 use crate::tensor::DType;
-use crate::train::checkpoint::{ModelDescription, latest, save_checkpoint};
-use crate::train::guard::LossGuard;
+use crate::train::checkpoint::{ModelDescription, remove_leftovers, save_checkpoint};
+use crate::train::guard::{self, LossGuard, Verdict, find_not_finite};
 use crate::train::keys::Keyed;
-use crate::train::load::{LoadOptions, download_weights, load_into};
+use crate::train::load::download_weights;
 use crate::train::lock::RunLock;
 use crate::train::metrics::{MetricsWriter, Row, Speed, Window, row};
-use crate::train::pretrain::Outcome;
-use crate::train::session::{Session, StepResult};
-use crate::train::start::model_directory;
+use crate::train::pretrain::{Outcome, unsaved_end};
+use crate::train::saving::{SaveEvent, Saving};
+use crate::train::session::{Copies, Session, StepResult};
+use crate::train::snapshot::{Saved, Snapshot};
 use crate::train::state::TrainState;
 use crate::train::step::StepOptions;
 use crate::{Error, Result};
@@ -68,17 +69,76 @@ pub enum Event<'a> {
     },
     /// A checkpoint is complete.
     Saved(&'a Path),
+    /// A checkpoint could not be written; training goes on, and tries again later.
+    SaveFailed {
+        /// Updates that it would have held.
+        step: u64,
+        /// Why.
+        error: &'a Error,
+        /// The newest checkpoint there is.
+        kept: Option<&'a Path>,
+    },
+    /// A loss far above the usual ones; checkpoints wait until it is over.
+    SpikeBegins {
+        /// Updates done.
+        step: u64,
+        /// The loss.
+        loss: f64,
+        /// The mean of the usual ones.
+        mean: f64,
+    },
+    /// Losses are usual again.
+    SpikeEnds {
+        /// Updates done.
+        step: u64,
+        /// Updates that were unusual.
+        steps: u64,
+    },
+    /// Metrics could not be written; training goes on, and writes them later. Told once until they can be again.
+    LogFailed(&'a Error),
     /// Nothing got better for so many evaluations that the run ends.
     Patience,
 }
 
+impl<'a> From<SaveEvent<'a>> for Event<'a> {
+    fn from(event: SaveEvent<'a>) -> Self {
+        match event {
+            SaveEvent::Saved(path) => Event::Saved(path),
+            SaveEvent::Failed { step, error, kept } => Event::SaveFailed { step, error, kept },
+        }
+    }
+}
+
 /// The best evaluation of a run.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// Updates it had seen.
     pub step: u64,
     /// Its scores.
+    #[serde(with = "exact_scores")]
     pub scores: Scores,
+}
+
+/// Scores as text: a run that goes on compares them with others to the last bit.
+mod exact_scores {
+    use std::collections::BTreeMap;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::task::metrics::Scores;
+
+    pub fn serialize<S: Serializer>(scores: &Scores, s: S) -> Result<S::Ok, S::Error> {
+        scores.iter().map(|(name, value)| (name, value.to_string())).collect::<BTreeMap<_, _>>().serialize(s)
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Scores, D::Error> {
+        let texts = BTreeMap::<String, String>::deserialize(d)?;
+        let parsed = |(name, text): (String, String)| match text.parse() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(D::Error::custom(format!("{text:?} is no number"))),
+        };
+        texts.into_iter().map(parsed).collect()
+    }
 }
 
 /// A run that is ready to start.
@@ -93,8 +153,11 @@ pub struct Finetuning {
     metrics: MetricsWriter,
     window: Window,
     order: Order,
-    best: Option<Best>,
-    stale: u64,
+    progress: Progress,
+    guard: LossGuard,
+    speed: Speed,
+    saving: Saving,
+    log_failed: bool,
     _lock: RunLock,
 }
 
@@ -109,7 +172,13 @@ impl Finetuning {
         }
         let device = config.device.parse::<Device>()?.resolve()?;
         let task = config.task()?;
-        let tokenizer = vocabulary(&config)?;
+        std::fs::create_dir_all(&config.model_dir).map_err(|e| Error::io("create", &config.model_dir, e))?;
+        let lock = RunLock::acquire(&config.model_dir)?;
+        remove_temporaries(&config.model_dir);
+        remove_leftovers(&config.model_dir);
+        fine_tuned::remove_leftovers(&config.model_dir);
+        let origin = Origin::find(&config, &task)?;
+        let tokenizer = origin.tokenizer(&config)?;
         let conversion = config.conversion(&task);
         conversion.validate(&task)?;
         let reading = |most| Reading {
@@ -135,7 +204,7 @@ impl Finetuning {
             false => None,
         };
         config.resolve(&task, train.features.len())?;
-        let model = model_sizes(&config)?;
+        let model = origin.sizes().clone();
         if tokenizer.vocab_size() > model.n_token {
             let (pieces, tokens) = (tokenizer.vocab_size(), model.n_token);
             let what = format!(
@@ -146,7 +215,7 @@ impl Finetuning {
         let setup = Setup {
             summary: config.summary(),
             clamp_len: usize::try_from(config.clamp_len).ok().filter(|&len| len > 0),
-            layer_norm_eps: LAYER_NORM_EPS,
+            layer_norm_eps: origin.layer_norm_eps(),
             attention: AttentionType::Bi,
             max_seq_length: conversion.max_seq_length,
             mem_len: config.memory(&task),
@@ -161,19 +230,28 @@ impl Finetuning {
             _ => setup.max_seq_length,
         };
         let options = step_options(&config, &setup, length);
-        let mut session = Session::new(&setup.model, options, device, config.seed)?;
+        let copies = if config.background_save { Copies::Snapshot } else { Copies::None };
+        let mut session = Session::open(&setup.model, options, device, config.seed, copies)?;
         if config.check_finite {
             session = session.check_finite();
         }
         let file = TaskFile::new(&config, &setup.task, &tokenizer);
-        std::fs::create_dir_all(&config.model_dir).map_err(|e| Error::io("create", &config.model_dir, e))?;
-        let lock = RunLock::acquire(&config.model_dir)?;
-        let (best, window) = start(&config, &mut session, &file)?;
+        let checkpoint = origin.checkpoint().map(Path::to_owned);
+        let state = origin.fill(&config, &mut session, &file)?;
+        let mut progress = Progress::default();
+        let (mut window, mut guard) = (Window::default(), LossGuard::default());
+        if let Some(state) = state {
+            let readable =
+                |e| Error::data(checkpoint.clone().unwrap_or_default(), format!("its state is not readable: {e}"));
+            progress = serde_json::from_value(state.data).map_err(readable)?;
+            (window, guard) = (Window { losses: state.loss_window }, state.guard);
+        }
         file.write(&config.model_dir, &tokenizer)?;
         write_settings(&config)?;
         let metrics = MetricsWriter::open(&config.model_dir, session.step(), config.tensorboard)?;
-        let order = Order::new(train.features.len(), config.seed);
+        let order = Order::new(train.features.len(), session.seed());
         Ok(Finetuning {
+            saving: Saving::new(checkpoint, session.step()),
             config,
             setup,
             file,
@@ -184,8 +262,10 @@ impl Finetuning {
             metrics,
             window,
             order,
-            best,
-            stale: 0,
+            progress,
+            guard,
+            speed: Speed::default(),
+            log_failed: false,
             _lock: lock,
         })
     }
@@ -208,59 +288,81 @@ impl Finetuning {
     }
     /// The best evaluation so far.
     pub fn best(&self) -> Option<&Best> {
-        self.best.as_ref()
+        self.progress.best.as_ref()
+    }
+    /// The newest checkpoint, written or read.
+    pub fn checkpoint(&self) -> Option<&Path> {
+        self.saving.checkpoint()
     }
 
     /// Trains until all updates are done, patience is lost or `stop` is set; the step in progress is finished and saved.
+    /// A save that fails on the way is told and tried again.
     ///
     /// # Errors
-    /// When the loss stops being a number, the device fails, or a file cannot be written.
+    /// When the loss or the gradient stops being a number or a spike of the loss lasts (nothing is saved then, older
+    /// checkpoints and the best model stay), the device fails, or the last checkpoint cannot be written.
     pub fn run(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<Outcome> {
-        let (train_steps, iterations) = (self.config.train_steps.unwrap_or(0), self.config.iterations);
-        let (parameters, length) =
-            (self.session.program().parameter_count(), self.session.options().transformer.length);
-        let (step, device_bytes) = (self.session.step(), self.session.exec().held_bytes());
+        self.tell_start(observe);
+        let trained = self.train(stop, observe);
+        let saved = self.finish_saving(trained.is_ok(), observe);
+        let logged = self.metrics.flush();
+        self.tell_log(logged, observe);
+        let outcome = trained?;
+        saved.map(|()| outcome)
+    }
+    fn tell_start(&mut self, observe: &mut dyn FnMut(Event)) {
         observe(Event::Start {
-            step,
-            train_steps,
-            parameters,
-            device_bytes,
+            step: self.session.step(),
+            train_steps: self.config.train_steps.unwrap_or(0),
+            parameters: self.session.program().parameter_count(),
+            device_bytes: self.session.exec().held_bytes(),
             features: self.train.features.len(),
-            length,
+            length: self.session.options().transformer.length,
         });
+    }
+    fn train(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<Outcome> {
+        let train_steps = self.config.train_steps.unwrap_or(0);
+        let length = self.session.options().transformer.length;
         let tokens = (self.config.train_batch_size.unwrap_or(1) * self.setup.task.rows() * length) as u64;
-        let mut speed = Speed::default();
-        let mut saved = None;
-        while self.session.step() < train_steps && !stop.load(Ordering::Relaxed) {
-            let result = self.step()?;
-            speed.add(tokens);
-            observe(Event::Step(&result));
-            if result.step.is_multiple_of(iterations) || result.step == train_steps {
-                let row = row(&result, &self.window, &speed);
-                observe(Event::Log(&row));
-                self.metrics.write(row)?;
-                (self.window, speed) = (Window::default(), Speed::default());
+        self.speed = Speed::default();
+        loop {
+            let step = self.session.step();
+            if self.is_out_of_patience() && step < train_steps {
+                observe(Event::Patience);
+                return Ok(Outcome::Finished);
             }
+            if step >= train_steps {
+                return Ok(Outcome::Finished);
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Ok(Outcome::Interrupted);
+            }
+            let result = self.step()?;
+            self.speed.add(tokens);
+            observe(Event::Step(&result));
+            if result.step.is_multiple_of(self.config.iterations) || result.step == train_steps {
+                let row = row(&result, &self.window, &self.speed);
+                observe(Event::Log(&row));
+                self.write_metrics(row, observe);
+                (self.window, self.speed) = (Window::default(), Speed::default());
+            }
+            self.watch(&result, observe)?;
             if self.config.save_steps.is_some_and(|every| result.step.is_multiple_of(every))
                 || result.step == train_steps
             {
-                self.checkpoint(observe)?;
-                saved = Some(result.step);
-                speed = Speed::default();
-                if self.config.patience > 0 && self.stale >= self.config.patience && result.step < train_steps {
-                    observe(Event::Patience);
-                    return Ok(Outcome::Finished);
-                }
+                self.judge(observe)?;
+                self.speed = Speed::default();
+            }
+            self.saving.poll(&mut |event| observe(event.into()));
+            let FinetuneConfig { save_steps, save_minutes, .. } = self.config;
+            self.saving.waits |= self.saving.is_due(result.step, save_steps, save_minutes);
+            if self.saving.waits && !self.guard.in_spike() {
+                self.save(observe)?;
             }
         }
-        let step = self.session.step();
-        if step >= train_steps {
-            return Ok(Outcome::Finished);
-        }
-        if saved != Some(step) {
-            self.save(observe)?;
-        }
-        Ok(Outcome::Interrupted)
+    }
+    fn is_out_of_patience(&self) -> bool {
+        self.config.patience > 0 && self.progress.stale >= self.config.patience
     }
 
     /// One update on the next features.
@@ -275,12 +377,47 @@ impl Finetuning {
         let result = self.session.train()?;
         if !(result.loss.is_finite() && result.gradient_norm.is_finite()) {
             let StepResult { step, loss, gradient_norm, .. } = result;
-            return Err(Error::config(format!(
-                "step {step} has loss {loss} and gradient norm {gradient_norm}; lower learning_rate or raise warmup_steps"
-            )));
+            return Err(self.diverged(&format!("step {step} has loss {loss} and gradient norm {gradient_norm}")));
         }
         self.window.add(result.loss);
         Ok(result)
+    }
+    fn diverged(&mut self, what: &str) -> Error {
+        let good = self.saving.last_good();
+        guard::diverged(&mut self.session, what, &good)
+    }
+    /// Tells of losses that jump, and stops when they stay up. A usual loss proves the weights that were saved last.
+    fn watch(&mut self, result: &StepResult, observe: &mut dyn FnMut(Event)) -> Result<()> {
+        let StepResult { step, loss, .. } = *result;
+        let height = self.config.loss_spike.unwrap_or(0.0);
+        match self.guard.watch(loss, height) {
+            Verdict::Usual => return self.saving.write(&self.config.model_dir, self.config.max_save),
+            Verdict::SpikeBegins { mean } => {
+                observe(Event::SpikeBegins { step, loss, mean });
+                self.saving.discard();
+                self.saving.waits = true;
+            }
+            Verdict::SpikeEnds { steps } => observe(Event::SpikeEnds { step, steps }),
+            Verdict::Spike { steps, mean } if steps >= self.config.loss_spike_steps => {
+                let good = self.saving.last_good();
+                return Err(guard::spike_lasts(result, steps, mean, height, &good));
+            }
+            Verdict::Spike { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn write_metrics(&mut self, row: Row, observe: &mut dyn FnMut(Event)) {
+        let written = self.metrics.write(row);
+        self.tell_log(written, observe);
+    }
+    /// Tells a failure to log once, until logging works again.
+    fn tell_log(&mut self, logged: Result<()>, observe: &mut dyn FnMut(Event)) {
+        match &logged {
+            Err(error) if !self.log_failed => observe(Event::LogFailed(error)),
+            _ => {}
+        }
+        self.log_failed = logged.is_err();
     }
 
     /// Scores of the weights as they are now on a set.
@@ -294,23 +431,24 @@ impl Finetuning {
         self.setup.score(dataset, &outputs, self.config.null_threshold)
     }
 
-    /// Evaluates, keeps the best, saves.
-    fn checkpoint(&mut self, observe: &mut dyn FnMut(Event)) -> Result<()> {
+    /// Evaluates the weights and keeps them where they are the best so far.
+    fn judge(&mut self, observe: &mut dyn FnMut(Event)) -> Result<()> {
         let step = self.session.step();
-        let Some(dev) = self.dev.take() else {
-            self.keep(step, Scores::new())?;
-            return self.save(observe);
-        };
+        let Some(dev) = self.dev.take() else { return self.keep(step, Scores::new()) };
         let scores = self.evaluate(&dev);
         self.dev = Some(dev);
         let scores = scores?;
-        let best = self.best.as_ref().is_none_or(|best| self.setup.rank(&scores) > self.setup.rank(&best.scores));
+        let before = self.progress.best.as_ref();
+        let best = before.is_none_or(|best| self.setup.rank(&scores) > self.setup.rank(&best.scores));
         observe(Event::Evaluated { step, scores: &scores, best });
+        if let Some(&loss) = scores.get("eval_loss") {
+            self.write_metrics(Row { step, eval_loss: Some(loss), ..Row::default() }, observe);
+        }
         if best {
             self.keep(step, scores)?;
         }
-        self.stale = if best { 0 } else { self.stale + 1 };
-        self.save(observe)
+        self.progress.stale = if best { 0 } else { self.progress.stale + 1 };
+        Ok(())
     }
 
     /// Writes the weights as the best model.
@@ -321,28 +459,85 @@ impl Finetuning {
         let file = TaskFile { step, scores: scores.clone(), ..self.file.clone() };
         let dir = self.config.model_dir.join(BEST);
         write_directory(&dir, &self.setup.model, &settings, &weights, &file, &self.tokenizer)?;
-        self.best = Some(Best { step, scores });
+        self.progress.best = Some(Best { step, scores });
         Ok(())
     }
 
+    /// Writes a checkpoint, or takes the snapshot that the next loss lets write, and draws the loss curve.
     fn save(&mut self, observe: &mut dyn FnMut(Event)) -> Result<()> {
         let json = |e| Error::config(format!("the state of the run is not JSON: {e}"));
+        let step = self.session.step();
+        self.saving.begin(step, &mut |event| observe(event.into()));
         let state = TrainState {
-            step: self.session.step(),
-            data: serde_json::json!({"stale": self.stale}),
+            step,
+            data: serde_json::to_value(&self.progress).map_err(json)?,
             seed: self.session.seed(),
             loss_window: self.window.losses.clone(),
-            guard: LossGuard::default(),
+            guard: self.guard.clone(),
             vocabulary: Some(self.file.vocabulary.clone()),
             settings: serde_json::to_value(&self.config).map_err(json)?,
         };
         let settings = description(&self.setup.task, self.setup.summary, &self.session.options().transformer);
         let model = ModelDescription { config: self.setup.model.clone(), settings };
-        let (program, exec) = self.session.parts();
-        let path = save_checkpoint(&self.config.model_dir, program, exec, &model, &state, self.config.max_save)?;
-        observe(Event::Saved(&path));
+        let drawn = self.metrics.plot();
+        let logs = self.metrics.handles();
+        self.tell_log(drawn, observe);
+        if self.config.background_save {
+            let (program, exec) = self.session.parts();
+            let snapshot = Snapshot::take(program, exec, vec![], model, state)?;
+            // A step can overflow a weight although its own loss was a number.
+            if !snapshot.is_finite() {
+                return Err(self.diverged(&format!("step {step} left values that are no finite numbers")));
+            }
+            self.saving.hold(snapshot, logs);
+        } else {
+            if find_not_finite(&mut self.session)?.is_some() {
+                return Err(self.diverged(&format!("step {step} left values that are no finite numbers")));
+            }
+            let max_save = self.checkpoints_kept();
+            let (program, exec) = self.session.parts();
+            let result = save_checkpoint(&self.config.model_dir, program, exec, &model, &state, max_save);
+            self.saving.tell(Saved { step, result }, &mut |event| observe(event.into()));
+        }
+        self.speed = Speed::default(); // saving is no training
         Ok(())
     }
+    /// The end of a run in a spike is saved, but those from before it stay.
+    fn checkpoints_kept(&self) -> usize {
+        if self.guard.in_spike() { 0 } else { self.config.max_save }
+    }
+    /// Finishes the save in progress and, when training went well, saves the last step.
+    fn finish_saving(&mut self, well: bool, observe: &mut dyn FnMut(Event)) -> Result<()> {
+        let (dir, step) = (self.config.model_dir.clone(), self.session.step());
+        self.saving.wait(&mut |event| observe(event.into()));
+        self.saving.write(&dir, self.checkpoints_kept())?;
+        self.saving.wait(&mut |event| observe(event.into()));
+        if !well || self.saving.has(step) {
+            return Ok(());
+        }
+        let mut failure = None;
+        let mut watch = |event: Event| match event {
+            Event::SaveFailed { error, kept, .. } => failure = Some(unsaved_end(step, error, kept)),
+            other => observe(other),
+        };
+        self.save(&mut watch)?;
+        self.saving.write(&dir, self.checkpoints_kept())?;
+        self.saving.wait(&mut |event| watch(event.into()));
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// What of a run is neither tensor nor loss; part of its checkpoints.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Progress {
+    /// The best evaluation so far. The directory of the best model may be ahead of the checkpoint that a run goes on
+    /// from; it is written again then.
+    #[serde(default)]
+    best: Option<Best>,
+    /// Evaluations since.
+    #[serde(default)]
+    stale: u64,
 }
 
 /// The training program.
@@ -372,89 +567,6 @@ fn step_options(config: &FinetuneConfig, setup: &Setup, length: usize) -> StepOp
         float: DType::F32,
         optimizer: Some(config.optimizer()),
     }
-}
-
-/// Weights of the newest checkpoint, of `init_checkpoint`, or at random.
-fn start(config: &FinetuneConfig, session: &mut Session, file: &TaskFile) -> Result<(Option<Best>, Window)> {
-    let found = if config.model_dir.is_dir() { latest(&config.model_dir)? } else { None };
-    if let Some(checkpoint) = found {
-        if config.resume == "never" {
-            let what = "resume = never, but this checkpoint is there; use another model_dir, or resume = auto";
-            return Err(Error::data(checkpoint.path(), what));
-        }
-        let state = checkpoint.state();
-        let same = FineTuned::open(&config.model_dir, Device::Cpu, 1)
-            .is_ok_and(|there| there.file.task == file.task && there.file.conversion == file.conversion);
-        if !same || state.vocabulary.as_ref() != Some(&file.vocabulary) {
-            let what = "was trained for another task, vocabulary or lengths; use another model_dir";
-            return Err(Error::data(checkpoint.path(), what));
-        }
-        let (program, exec) = session.parts();
-        checkpoint.load(program, exec)?;
-        session.set_step(state.step);
-        session.set_seed(state.seed);
-        let best = config.model_dir.join(BEST);
-        let best = best.exists().then(|| FineTuned::open(&best, Device::Cpu, 1)).transpose()?;
-        let best = best.map(|there| Best { step: there.file.step, scores: there.file.scores });
-        return Ok((best, Window { losses: state.loss_window.clone() }));
-    }
-    let init = config.init_options(config.seed);
-    let (program, exec) = session.parts();
-    match &config.init_checkpoint {
-        None => crate::train::init::initialize(exec, program, &init)?,
-        Some(named) => {
-            let directory = model_directory(named)?;
-            let model = read_model(&directory)?;
-            let options = LoadOptions { init, reset_heads: config.reset_heads, ..LoadOptions::default() };
-            let report = load_into(exec, program, &model.weights, &options)?;
-            tracing::info!("weights of {}:\n{report}", directory.display());
-        }
-    }
-    Ok((None, Window::default()))
-}
-
-/// Sizes from `model_config_path` or from `init_checkpoint`.
-fn model_sizes(config: &FinetuneConfig) -> Result<XlnetConfig> {
-    let checkpoint = config.init_checkpoint.as_ref().map(|named| {
-        let directory = model_directory(named)?;
-        XlnetConfig::read(&directory.join("config.json"))
-    });
-    let own = config.model_config_path.as_ref().map(|path| XlnetConfig::read(path));
-    match (checkpoint.transpose()?, own.transpose()?) {
-        (None, None) => Err(Error::config(
-            "init_checkpoint is missing: name a pretrained model; or name sizes with model_config_path to start from nothing",
-        )),
-        (Some(model), None) | (None, Some(model)) => Ok(model),
-        (Some(there), Some(own)) => {
-            if own != there {
-                let path = config.model_config_path.clone().unwrap_or_default();
-                let what = format!("does not fit init_checkpoint, which has {there:?}; drop model_config_path");
-                return Err(Error::data(path, what));
-            }
-            Ok(own)
-        }
-    }
-}
-
-/// The vocabulary that is named, or the one beside the pretrained model.
-fn vocabulary(config: &FinetuneConfig) -> Result<Tokenizer> {
-    let path: PathBuf = match (&config.spiece_model_file, &config.init_checkpoint) {
-        (Some(path), _) => path.clone(),
-        (None, Some(named)) => {
-            let path = model_directory(named)?.join(VOCABULARY_FILE);
-            if !path.exists() {
-                return Err(Error::config(format!(
-                    "spiece_model_file is missing, and there is no {}: name the vocabulary of the pretrained model",
-                    path.display()
-                )));
-            }
-            path
-        }
-        (None, None) => return Err(Error::config("spiece_model_file is missing: name the SentencePiece model")),
-    };
-    let tokenizer = Tokenizer::open(path)?;
-    tokenizer.check_special_symbols()?;
-    Ok(tokenizer)
 }
 
 /// Saves the decided settings, complete, as a file that starts the same run.

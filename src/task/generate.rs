@@ -8,16 +8,14 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::encoder::Encoder;
 use crate::backend::Device;
-use crate::config::{LAYER_NORM_EPS, XlnetConfig};
 use crate::data::special::{CLS, EOD, MASK, SEP};
 use crate::data::text::TextOptions;
 use crate::data::tokenizer::{SPACE_MARK, Tokenizer};
-use crate::model::hugging_face::{ModelWeights, read_model};
 use crate::model::{MaskKind, QueryKind, TransformerOptions};
 use crate::tensor::DType;
-use crate::train::load::{LoadOptions, load_into};
+use crate::train::import::{ImportOptions, Imported, import};
+use crate::train::load::LoadOptions;
 use crate::train::session::Session;
-use crate::train::start::model_directory;
 use crate::train::step::{Objective, StepOptions};
 use crate::{Error, Result};
 
@@ -26,10 +24,7 @@ pub const MASK_TEXT: &str = "<mask>";
 
 /// A pretrained language model on the host.
 pub struct LanguageModel {
-    config: XlnetConfig,
-    weights: ModelWeights,
-    clamp_len: Option<usize>,
-    layer_norm_eps: f32,
+    model: Imported,
     tokenizer: Tokenizer,
     text: TextOptions,
     device: Device,
@@ -64,30 +59,27 @@ pub struct Sampling {
 }
 
 impl LanguageModel {
-    /// Opens a pretrained model directory with its vocabulary.
+    /// Opens any checkpoint of a pretrained model with its vocabulary, or the one that is named.
     ///
     /// # Errors
     /// When a file is missing or damaged, or the model has no language model's output layer.
-    pub fn open(dir: &Path, vocabulary: Option<&Path>, text: TextOptions, device: Device) -> Result<Self> {
-        let directory = model_directory(dir)?;
-        let model = read_model(&directory)?;
+    pub fn open(named: &Path, vocabulary: Option<&Path>, text: TextOptions, device: Device) -> Result<Self> {
+        Self::of(import(named, &ImportOptions::default())?, vocabulary, text, device)
+    }
+
+    /// [`LanguageModel::open`] of a model that is read already.
+    ///
+    /// # Errors
+    /// Those of [`LanguageModel::open`].
+    pub fn of(model: Imported, vocabulary: Option<&Path>, text: TextOptions, device: Device) -> Result<Self> {
         for needed in ["transformer.mask_emb", "lm_loss.bias"] {
             if !model.weights.tensors.contains_key(needed) {
                 let what = format!("has no {needed}: a pretrained language model is needed, not a fine-tuned one");
-                return Err(Error::data(&directory, what));
+                return Err(Error::data(&model.path, what));
             }
         }
-        let tokenizer = Tokenizer::open(vocabulary.map_or(directory.join("spiece.model"), Path::to_owned))?;
-        tokenizer.check_special_symbols()?;
-        Ok(LanguageModel {
-            clamp_len: model.hf.clamp_len.and_then(|len| usize::try_from(len).ok()).filter(|&len| len > 0),
-            layer_norm_eps: model.hf.layer_norm_eps.map_or(LAYER_NORM_EPS, |eps| eps as f32),
-            config: model.config,
-            weights: model.weights,
-            tokenizer,
-            text,
-            device,
-        })
+        let tokenizer = model.open_tokenizer(vocabulary)?;
+        Ok(LanguageModel { model, tokenizer, text, device })
     }
 
     fn session(&self, length: usize, query: QueryKind, memory: usize, reuse_len: usize) -> Result<Session> {
@@ -97,10 +89,10 @@ impl LanguageModel {
             memory,
             mem_len: memory,
             reuse_len: Some(reuse_len),
-            clamp_len: self.clamp_len,
+            clamp_len: self.model.settings.clamp_len,
             mask: MaskKind::Ranks,
             query,
-            layer_norm_eps: self.layer_norm_eps,
+            layer_norm_eps: self.model.settings.layer_norm_eps,
             ..TransformerOptions::default()
         };
         let options = StepOptions {
@@ -110,9 +102,9 @@ impl LanguageModel {
             float: DType::F32,
             optimizer: None,
         };
-        let mut session = Session::new(&self.config, options, self.device, 0)?;
+        let mut session = Session::new(&self.model.config, options, self.device, 0)?;
         let (program, exec) = session.parts();
-        load_into(exec, program, &self.weights, &LoadOptions::default())?;
+        self.model.load_into(exec, program, &LoadOptions::default())?;
         Ok(session)
     }
 
@@ -168,7 +160,7 @@ impl LanguageModel {
         session.exec().run_phase("forward")?;
         let out = session.program().outputs[0];
         let logits = session.exec().download_f32(out)?; // [T, V]
-        Ok(logits.chunks(self.config.n_token).map(|logits| self.guesses(logits, count)).collect())
+        Ok(logits.chunks(self.model.config.n_token).map(|logits| self.guesses(logits, count)).collect())
     }
 
     fn guesses(&self, logits: &[f32], count: usize) -> Vec<Guess> {

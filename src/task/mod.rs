@@ -20,6 +20,7 @@ pub mod generate;
 pub mod metrics;
 pub mod predict;
 pub mod span;
+mod start;
 pub mod table;
 pub mod tagged;
 pub mod texts;

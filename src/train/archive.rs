@@ -42,6 +42,26 @@ pub(super) fn unpack(path: &Path) -> Result<TempDir> {
     Ok(directory)
 }
 
+/// The bytes of the member called `name` in whichever directory of a zip file; `None` when there is none.
+///
+/// # Errors
+/// When the file is damaged.
+pub(super) fn member(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+    const LARGEST: u64 = 256 << 20;
+    let damaged = |e: &dyn std::fmt::Display| Error::data(path, format!("not a whole zip file: {e}"));
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| damaged(&e))?;
+    for i in 0..archive.len() {
+        let member = archive.by_index(i).map_err(|e| damaged(&e))?;
+        if member.enclosed_name().is_some_and(|path| path.file_name().is_some_and(|file| file == name)) {
+            let mut bytes = vec![];
+            member.take(LARGEST).read_to_end(&mut bytes).map_err(|e| damaged(&e))?;
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
 /// The one directory of an unpacked archive that has files, or the archive itself; links are not followed.
 pub(super) fn model_directory(root: &Path) -> Result<PathBuf> {
     let mut here = root.to_owned();

@@ -206,7 +206,7 @@ fn prune(dir: &Path, step: u64, max_save: usize) {
 }
 
 /// Removes what a killed process left half-written, and gives a checkpoint that had just stepped aside its name back.
-pub(super) fn remove_leftovers(dir: &Path) {
+pub(crate) fn remove_leftovers(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if !entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
             continue;

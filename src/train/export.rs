@@ -7,17 +7,30 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::import::{Imported, TOKENIZER_FILE, TokenizerFiles, VOCABULARY_FILE};
+use crate::config::XlnetConfig;
 use crate::model::heads::SummaryType;
 use crate::model::hugging_face::{Architecture, write_model};
 use crate::model::original::{WrittenOriginal, write_original};
 use crate::model::tensor_file::write_file;
-use crate::model::weights::Weight;
+use crate::model::weights::{ModelWeights, Weight};
 use crate::{Error, Result};
 
 /// Input of masked positions; only a query stream reads it.
 const MASK: &str = "transformer.mask_emb";
 /// Bias of the last answerability layer, which some models of the original have and Hugging Face's class has not.
 const ANSWER_BIAS: &str = "answer_class.dense_1.bias";
+
+/// Adds the input of masked positions where it is missing, as zeros: programs without a query stream have none, but every
+/// class of `transformers` has it, and would draw one at random. Returns whether it did.
+pub(crate) fn add_mask(weights: &mut Cow<ModelWeights>, config: &XlnetConfig) -> bool {
+    if weights.tensors.contains_key(MASK) {
+        return false;
+    }
+    let mask = Weight { shape: vec![1, 1, config.d_model], values: vec![0.0; config.d_model] };
+    weights.to_mut().tensors.insert(MASK.into(), mask);
+    true
+}
+
 /// Refuses a directory that holds anything, so that no two models mix.
 ///
 /// # Errors
@@ -48,10 +61,7 @@ pub fn export_hugging_face(dir: &Path, model: &Imported) -> Result<Vec<String>> 
         weights.to_mut().tensors.remove(ANSWER_BIAS);
         notes.push(format!("{ANSWER_BIAS} was left out: it is zero, and transformers has no such bias"));
     }
-    if !weights.tensors.contains_key(MASK) {
-        // Fine-tuned models of the original have lost it; `transformers` would draw one at random.
-        let mask = Weight { shape: vec![1, 1, config.d_model], values: vec![0.0; config.d_model] };
-        weights.to_mut().tensors.insert(MASK.into(), mask);
+    if add_mask(&mut weights, config) {
         notes
             .push(format!("{MASK} is initialised with zeros: every class of transformers has it, the source does not"));
     }

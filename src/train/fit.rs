@@ -1,11 +1,10 @@
 //! Which batch fits a memory: programs are planned, never run.
 
-use std::sync::Arc;
-
+use super::session::Copies;
+use super::snapshot::Snapshot;
 use super::step::{Objective, StepOptions, StepProgram};
 use crate::backend::Device;
 use crate::config::XlnetConfig;
-use crate::program::Program;
 use crate::size::bytes;
 use crate::{Error, Result};
 
@@ -41,18 +40,43 @@ pub fn largest<T>(plan: impl Fn(usize) -> Result<T>, fits: impl Fn(&T) -> bool) 
     Ok(Some((low, best)))
 }
 
-/// Requires that what `program` needs is free on `device`, before anything is allocated.
+/// Bytes of `device` that a program needs, with those copies of it that lie in the same memory.
+///
+/// # Errors
+/// When the program does not fit the device's limits.
+pub fn needed(device: Device, step: &StepProgram, copies: Copies) -> Result<usize> {
+    let copied = match copies {
+        Copies::Snapshot if device.is_host() => Snapshot::bytes(step),
+        _ => 0,
+    };
+    Ok(device.plan(&step.program)?.total_bytes() + copied)
+}
+
+/// Requires that what the program needs is free on `device`, before anything is allocated.
 ///
 /// # Errors
 /// Says what is needed, what is free and which batch would fit.
-pub fn check(config: &XlnetConfig, options: &StepOptions, device: Device, program: &Arc<Program>) -> Result<()> {
+pub fn check(
+    config: &XlnetConfig,
+    options: &StepOptions,
+    device: Device,
+    step: &StepProgram,
+    copies: Copies,
+) -> Result<()> {
     let Some(free) = device.free_bytes() else { return Ok(()) };
-    let need = device.plan(program)?.total_bytes();
-    if need <= free { Ok(()) } else { Err(refusal(config, options, device, need, free)?) }
+    let need = needed(device, step, copies)?;
+    if need <= free { Ok(()) } else { Err(refusal(config, options, device, copies, need, free)?) }
 }
 
 /// The sentence of [`check`].
-fn refusal(config: &XlnetConfig, options: &StepOptions, device: Device, need: usize, free: usize) -> Result<Error> {
+fn refusal(
+    config: &XlnetConfig,
+    options: &StepOptions,
+    device: Device,
+    copies: Copies,
+    need: usize,
+    free: usize,
+) -> Result<Error> {
     // What a micro-batch can grow by: examples with all their choices, pairs of directions.
     let unit = match options.objective {
         Objective::Choice { choices, .. } => choices,
@@ -62,7 +86,7 @@ fn refusal(config: &XlnetConfig, options: &StepOptions, device: Device, need: us
     let planned = |units: usize| {
         let mut options = options.clone();
         options.transformer.batch = units * unit;
-        Ok(device.plan(&StepProgram::build(config, &options)?.program)?.total_bytes())
+        needed(device, &StepProgram::build(config, &options)?, copies)
     };
     let micro = options.accumulate;
     let asked = options.transformer.batch * micro;
@@ -101,14 +125,28 @@ mod tests {
         };
         let free = need(10) + 1;
         assert!(free < need(12));
-        let text = refusal(&tiny(), &options(64), Device::Cpu, need(64), free).unwrap().to_string();
+        let text = refusal(&tiny(), &options(64), Device::Cpu, Copies::None, need(64), free).unwrap().to_string();
         assert!(text.starts_with("a batch of 192 sequences needs "), "{text}");
         assert!(text.ends_with("free on cpu; the largest batch that fits is 30 sequences"), "{text}");
-        let text = refusal(&tiny(), &options(64), Device::Cpu, need(64), 1000).unwrap().to_string();
+        let text = refusal(&tiny(), &options(64), Device::Cpu, Copies::None, need(64), 1000).unwrap().to_string();
         assert!(
             text.ends_with("1000 B are free on cpu; not even 6 fit; use shorter sequences or a smaller model"),
             "{text}"
         );
+    }
+
+    /// Parameters and both moments once more, in the device's memory only where that is this machine's.
+    #[test]
+    fn a_snapshot_counts() {
+        let step = StepProgram::build(&tiny(), &options(4)).unwrap();
+        let alone = needed(Device::Cpu, &step, Copies::None).unwrap();
+        let values = step.parameter_count();
+        let more = needed(Device::Cpu, &step, Copies::Snapshot).unwrap() - alone;
+        let memory: usize = step.memory.iter().map(|&id| step.program.tensor(id).bytes()).sum();
+        assert_eq!(more, 3 * 4 * values + memory);
+        let free = alone + more - 1;
+        let refused = refusal(&tiny(), &options(4), Device::Cpu, Copies::Snapshot, alone + more, free).unwrap();
+        assert!(refused.to_string().contains("the largest batch that fits is "), "{refused}");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::session::Session;
-use crate::Result;
+use super::session::{Session, StepResult};
 use crate::tensor::TensorId;
+use crate::{Error, Result};
 
 const RECENT: usize = 100; // losses whose mean is the usual one
 const FEWEST: usize = 20; // that are needed to call a loss unusual
@@ -106,6 +106,26 @@ pub fn find_not_finite(session: &mut Session) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// The sentence that ends a run whose numbers are none, with all that can be found out.
+pub fn diverged(session: &mut Session, what: &str, last_good: &str) -> Error {
+    let found = match find_not_finite(session) {
+        Ok(Some(found)) => format!(" ({found})"),
+        _ => String::new(),
+    };
+    let advice = "lower learning_rate, raise warmup_steps or lower clip";
+    Error::config(format!("{what}{found}, so training stops; {last_good}; {advice}"))
+}
+
+/// The sentence that ends a run whose loss jumped `steps` updates ago from `mean` by more than `height` and stays there.
+pub fn spike_lasts(result: &StepResult, steps: u64, mean: f64, height: f64, last_good: &str) -> Error {
+    let StepResult { step, loss, .. } = *result;
+    let (began, high) = (step + 1 - steps, mean + height);
+    Error::config(format!(
+        "the loss jumped at step {began} from {mean:.2} to more than {high:.2} and is {loss:.2} at step {step}, so training \
+         stops; {last_good}; lower learning_rate, raise warmup_steps, or set loss_spike = 0 to go on regardless"
+    ))
 }
 
 fn largest_weight(session: &mut Session) -> Result<String> {

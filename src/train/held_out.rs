@@ -41,7 +41,7 @@ impl HeldOut {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let batch = self.loader.next_batch();
+            let batch = self.loader.next_batch()?;
             let weight: f64 = batch.target_mask.iter().map(|&w| f64::from(w)).sum();
             if weight > 0.0 {
                 self.session.upload_batch(&batch)?;

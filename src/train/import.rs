@@ -11,7 +11,11 @@ use std::path::{Path, PathBuf};
 
 use super::archive;
 use super::checkpoint::{self, Checkpoint};
+use super::load::{LoadOptions, LoadReport, load_into};
+use super::step::StepProgram;
+use crate::backend::Executor;
 use crate::config::{FeedForwardActivation, XlnetConfig};
+use crate::data::tokenizer::Tokenizer;
 use crate::model::hugging_face::{
     CONFIG_FILE, HuggingFaceModel, HuggingFaceSettings, ModelWeights, open_weights_file, read_model_of, weights_file,
     weights_files,
@@ -34,6 +38,8 @@ pub struct ImportOptions {
     pub ff_activation: Option<FeedForwardActivation>,
     /// Head of a checkpoint of the original where it has several.
     pub head: Option<String>,
+    /// The one that is taken when it is among several and none is named.
+    pub usual_head: Option<String>,
     /// Moments of the optimiser and the number of updates are read too, where they are there.
     pub optimizer: bool,
 }
@@ -108,6 +114,64 @@ impl TokenizerFiles {
         let says = |key: &str| notes.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false);
         Ok(TokenizerFiles { spiece: bytes, uncased: says("do_lower_case"), keep_accents: says("keep_accents") })
     }
+}
+
+impl Imported {
+    /// The vocabulary in the file `named`, or else the one beside the model.
+    ///
+    /// # Errors
+    /// When neither is there, or it is damaged or lacks XLNet's symbols.
+    pub fn open_tokenizer(&self, named: Option<&Path>) -> Result<Tokenizer> {
+        let tokenizer = match (named, &self.tokenizer) {
+            (Some(path), _) => Tokenizer::open(path)?,
+            (None, Some(beside)) => {
+                Tokenizer::from_bytes(beside.spiece.clone(), &self.path.with_file_name(VOCABULARY_FILE))?
+            }
+            (None, None) => {
+                let what = format!(
+                    "has no {VOCABULARY_FILE} beside it: name the model's own vocabulary with --spiece_model_file"
+                );
+                return Err(Error::data(&self.path, what));
+            }
+        };
+        tokenizer.check_special_symbols()?;
+        Ok(tokenizer)
+    }
+
+    /// Uploads the weights and logs what became of every tensor.
+    ///
+    /// # Errors
+    /// Those of [`load_into`].
+    pub fn load_into(
+        &self,
+        exec: &mut dyn Executor,
+        program: &StepProgram,
+        options: &LoadOptions,
+    ) -> Result<LoadReport> {
+        let report = load_into(exec, program, &self.weights, options)?;
+        tracing::info!("weights of {}:\n{report}", self.path.display());
+        Ok(report)
+    }
+}
+
+/// The vocabulary beside a checkpoint, without reading the checkpoint; `None` when there is none.
+///
+/// # Errors
+/// When nothing of the name `named` is there, or a file cannot be read.
+pub fn vocabulary_beside(named: &Path) -> Result<Option<Tokenizer>> {
+    let inside = named.join(VOCABULARY_FILE);
+    if inside.is_file() {
+        return Tokenizer::open(&inside).map(Some);
+    }
+    let beside = match locate(named)? {
+        Located::Archive(path) => {
+            let bytes = archive::member(&path, VOCABULARY_FILE)?;
+            return bytes.map(|bytes| Tokenizer::from_bytes(bytes, &path)).transpose();
+        }
+        Located::Training(directory) => directory.join(VOCABULARY_FILE),
+        Located::HuggingFace(path) | Located::TensorFlow(path) => path.with_file_name(VOCABULARY_FILE),
+    };
+    if beside.is_file() { Tokenizer::open(&beside).map(Some) } else { Ok(None) }
 }
 
 /// Reads whatever checkpoint `named` means.
@@ -279,7 +343,11 @@ fn original(prefix: PathBuf, options: &ImportOptions) -> Result<Imported> {
         }
     };
     let mut bundle = TfBundle::open(&prefix)?;
-    let wanted = OriginalOptions { head: options.head.clone(), optimizer: options.optimizer };
+    let wanted = OriginalOptions {
+        head: options.head.clone(),
+        usual_head: options.usual_head.clone(),
+        optimizer: options.optimizer,
+    };
     let model = read_original(&mut bundle, &config, &wanted)?;
     let settings = HuggingFaceSettings::of_original(&model.weights, model.head.as_deref());
     let format = Format::TensorFlow;

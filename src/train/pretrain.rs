@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::checkpoint::remove_leftovers;
 use super::disk;
-use super::guard::{LossGuard, Verdict, find_not_finite};
+use super::guard::{self, LossGuard, Verdict, find_not_finite};
 use super::held_out::HeldOut;
 use super::keys::Keyed;
 use super::lock::RunLock;
 use super::metrics::{MetricsWriter, Row, Speed, Window, row};
 use super::ranks::{Ranks, Start};
 use super::run_plan::RunPlan;
-use super::saving::Saving;
-use super::session::{Session, StepResult};
-use super::snapshot::Saved;
+use super::saving::{SaveEvent, Saving};
+use super::session::{Copies, Session, StepResult};
+use super::snapshot::{Saved, Snapshot};
 use super::start::{self, Progress};
 use crate::atomic::{AtomicFile, remove_temporaries};
 use crate::data::loader::Loader;
@@ -88,6 +88,15 @@ pub enum Event<'a> {
     LogFailed(&'a Error),
 }
 
+impl<'a> From<SaveEvent<'a>> for Event<'a> {
+    fn from(event: SaveEvent<'a>) -> Self {
+        match event {
+            SaveEvent::Saved(path) => Event::Saved(path),
+            SaveEvent::Failed { step, error, kept } => Event::SaveFailed { step, error, kept },
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -153,7 +162,9 @@ impl Pretraining {
         }
         let config = &plan.config;
         let mut loader = Loader::open_rows(&plan.records, &plan.loader(), ranks.rows())?;
-        let mut session = Session::new(&plan.model, plan.step_options(), plan.device, config.seed)?;
+        // Rank 0 alone saves.
+        let copies = if config.background_save && first { Copies::Snapshot } else { Copies::None };
+        let mut session = Session::open(&plan.model, plan.step_options(), plan.device, config.seed, copies)?;
         if config.check_finite {
             session = session.check_finite();
         }
@@ -257,8 +268,10 @@ impl Pretraining {
             self.log_when_due(&result, observe);
             self.watch(&result, observe)?;
             self.evaluate_when_due(stop, observe)?;
-            self.saving.poll(observe);
-            self.saving.waits |= self.ranks.any(self.saving.is_due(result.step, &self.plan.config))?;
+            self.saving.poll(&mut |event| observe(event.into()));
+            let config = &self.plan.config;
+            let due = self.saving.is_due(result.step, Some(config.save_steps), config.save_minutes);
+            self.saving.waits |= self.ranks.any(due)?;
             if self.saving.waits && !self.guard.in_spike() {
                 self.save(observe)?;
             }
@@ -269,9 +282,9 @@ impl Pretraining {
     /// One update on the next batch.
     ///
     /// # Errors
-    /// When the loss or the gradient is no number, or the device fails.
+    /// When the loss or the gradient is no number, a record file changed, or the device fails.
     pub fn step(&mut self) -> Result<StepResult> {
-        let batch = self.loader.next_batch();
+        let batch = self.loader.next_batch()?;
         let result = self.ranks.train(&mut self.session, &batch)?;
         if !(result.loss.is_finite() && result.gradient_norm.is_finite()) {
             let StepResult { step, loss, gradient_norm, .. } = result;
@@ -282,12 +295,8 @@ impl Pretraining {
     }
     /// The sentence that ends a run whose numbers are none, with all that can be found out.
     fn diverged(&mut self, what: String) -> Error {
-        let found = match find_not_finite(&mut self.session) {
-            Ok(Some(found)) => format!(" ({found})"),
-            _ => String::new(),
-        };
-        let advice = "lower learning_rate, raise warmup_steps or lower clip";
-        Error::config(format!("{what}{found}, so training stops; {}; {advice}", self.last_good()))
+        let good = self.last_good();
+        guard::diverged(&mut self.session, &what, &good)
     }
     fn last_good(&mut self) -> String {
         let good = self.saving.last_good();
@@ -305,13 +314,9 @@ impl Pretraining {
             }
             Verdict::SpikeEnds { steps } => observe(Event::SpikeEnds { step, steps }),
             Verdict::Spike { steps, mean } if steps >= config.loss_spike_steps => {
-                let (began, high) = (step + 1 - steps, mean + config.loss_spike);
+                let height = config.loss_spike;
                 let good = self.last_good();
-                return Err(Error::config(format!(
-                    "the loss jumped at step {began} from {mean:.2} to more than {high:.2} and is {loss:.2} at step \
-                     {step}, so training stops; {good}; lower learning_rate, raise warmup_steps, or set loss_spike = 0 \
-                     to go on regardless"
-                )));
+                return Err(guard::spike_lasts(result, steps, mean, height, &good));
             }
             Verdict::Spike { .. } => {}
         }
@@ -361,7 +366,7 @@ impl Pretraining {
     /// Writes a checkpoint, or takes the snapshot that the next loss lets write, and draws the loss curve.
     fn save(&mut self, observe: &mut dyn FnMut(Event)) -> Result<()> {
         let step = self.session.step();
-        self.saving.begin(step, observe);
+        self.saving.begin(step, &mut |event| observe(event.into()));
         let (program, exec) = self.session.parts();
         self.ranks.check_weights(program, exec)?;
         let memory = self.ranks.gather_memory(program, exec)?;
@@ -384,7 +389,7 @@ impl Pretraining {
                 return Err(self.diverged(format!("step {step} left values that are no finite numbers")));
             }
             let result = start::save(plan, session, &progress, max_save);
-            self.saving.tell(Saved { step, result }, observe);
+            self.saving.tell(Saved { step, result }, &mut |event| observe(event.into()));
         }
         self.speed = Speed::default(); // saving is no training
         Ok(())
@@ -396,9 +401,9 @@ impl Pretraining {
     /// Finishes the save in progress and, when training went well, saves the last step.
     fn finish_saving(&mut self, well: bool, observe: &mut dyn FnMut(Event)) -> Result<()> {
         let dir = self.plan.config.model_dir.clone();
-        self.saving.wait(observe);
+        self.saving.wait(&mut |event| observe(event.into()));
         self.saving.write(&dir, self.checkpoints_kept())?;
-        self.saving.wait(observe);
+        self.saving.wait(&mut |event| observe(event.into()));
         let step = self.session.step();
         // Rank 0 may have found that the save of this step failed.
         if !well || !self.ranks.any(!self.saving.has(step))? {
@@ -411,12 +416,13 @@ impl Pretraining {
         };
         self.save(&mut watch)?;
         self.saving.write(&dir, self.checkpoints_kept())?;
-        self.saving.wait(&mut watch);
+        self.saving.wait(&mut |event| watch(event.into()));
         failure.map_or(Ok(()), Err)
     }
 }
 
-fn unsaved_end(step: u64, error: &Error, kept: Option<&Path>) -> Error {
+/// The sentence of a run whose last step cannot be saved.
+pub(crate) fn unsaved_end(step: u64, error: &Error, kept: Option<&Path>) -> Error {
     let kept = kept.map_or("there is no checkpoint".into(), |kept| format!("the last good one is {}", kept.display()));
     Error::config(format!("the run ends at step {step}, which cannot be saved: {error}; {kept}; make room and repeat"))
 }
@@ -456,10 +462,7 @@ fn write_settings(plan: &RunPlan) -> Result<()> {
 
 /// Tells before the work, not after it, that the disk takes no checkpoint.
 fn warn_of_little_room(plan: &RunPlan, session: &Session) {
-    let (dir, program) = (&plan.config.model_dir, session.program());
-    let moments = program.update.iter().flat_map(|update| &update.trained).flat_map(|t| [t.m, t.v]);
-    let stored = program.params.iter().chain(&program.memory).copied().chain(moments);
-    let needed: u64 = stored.map(|id| program.program.tensor(id).bytes() as u64).sum();
+    let (dir, needed) = (&plan.config.model_dir, Snapshot::bytes(session.program()) as u64);
     match disk::space(dir) {
         Some((_, free)) if free < needed => {
             let dir = dir.display();

@@ -1,5 +1,6 @@
 //! A pretraining run that was checked against its data, before any work.
 
+use super::import::vocabulary_beside;
 use super::run_config::RunConfig;
 use super::step::{Objective, OptimizerOptions, StepOptions};
 use crate::backend::Device;
@@ -179,9 +180,12 @@ fn check_batch(settings: &RecordSettings, accumulate: usize, ranks: usize) -> Re
 
 /// SHA-256 of the vocabulary that `sp_path` names, or that lies beside the weights to start from.
 fn vocabulary_in_use(config: &RunConfig) -> Result<Option<String>> {
-    let beside = || config.init_checkpoint.as_ref().map(|dir| dir.join("spiece.model")).filter(|path| path.is_file());
-    let Some(path) = config.sp_path.clone().or_else(beside) else { return Ok(None) };
-    Ok(Some(Tokenizer::open(&path)?.vocabulary_hash().to_owned()))
+    let tokenizer = match (&config.sp_path, &config.init_checkpoint) {
+        (Some(path), _) => Some(Tokenizer::open(path)?),
+        (None, Some(named)) => vocabulary_beside(named)?,
+        (None, None) => None,
+    };
+    Ok(tokenizer.map(|tokenizer| tokenizer.vocabulary_hash().to_owned()))
 }
 
 /// Size of the vocabulary that our corpus builder noted; the original notes it in a file we do not need.

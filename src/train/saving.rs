@@ -4,16 +4,30 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::pretrain::Event;
-use super::run_config::RunConfig;
 use super::snapshot::{Saved, Saver, Snapshot};
-use crate::Result;
+use crate::{Error, Result};
 
 /// A save that failed is tried again after this time, or when the next one is due.
 const RETRY: Duration = Duration::from_secs(60);
 
+/// How a save ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum SaveEvent<'a> {
+    /// A checkpoint is complete.
+    Saved(&'a Path),
+    /// It could not be written.
+    Failed {
+        /// Updates that it would have held.
+        step: u64,
+        /// Why.
+        error: &'a Error,
+        /// The newest checkpoint there is.
+        kept: Option<&'a Path>,
+    },
+}
+
 /// The saves of one run.
-pub(super) struct Saving {
+pub(crate) struct Saving {
     saver: Saver,
     /// Weights that no loss has vouched for yet: an update can ruin them although its own loss was usual. With the logs
     /// that led to them.
@@ -50,13 +64,13 @@ impl Saving {
         self.saved == Some(step)
     }
     /// Whether steps or minutes ask for a save.
-    pub fn is_due(&self, step: u64, config: &RunConfig) -> bool {
+    pub fn is_due(&self, step: u64, save_steps: Option<u64>, save_minutes: f64) -> bool {
         let since = self.began.elapsed();
-        let by_time = config.save_minutes > 0.0 && since.as_secs_f64() >= config.save_minutes * 60.0;
-        step.is_multiple_of(config.save_steps) || by_time || self.failed && since >= RETRY
+        let by_time = save_minutes > 0.0 && since.as_secs_f64() >= save_minutes * 60.0;
+        save_steps.is_some_and(|every| step.is_multiple_of(every)) || by_time || self.failed && since >= RETRY
     }
     /// Notes that `step` is being saved, after the end of the save before.
-    pub fn begin(&mut self, step: u64, observe: &mut dyn FnMut(Event)) {
+    pub fn begin(&mut self, step: u64, observe: &mut dyn FnMut(SaveEvent)) {
         self.wait(observe); // never two at a time
         (self.began, self.saved, self.waits) = (Instant::now(), Some(step), false);
     }
@@ -78,27 +92,27 @@ impl Saving {
         }
     }
     /// Tells how the save in progress ended, if it has.
-    pub fn poll(&mut self, observe: &mut dyn FnMut(Event)) {
+    pub fn poll(&mut self, observe: &mut dyn FnMut(SaveEvent)) {
         if let Some(saved) = self.saver.poll() {
             self.tell(saved, observe);
         }
     }
     /// Waits for the save in progress and tells how it ended.
-    pub fn wait(&mut self, observe: &mut dyn FnMut(Event)) {
+    pub fn wait(&mut self, observe: &mut dyn FnMut(SaveEvent)) {
         if let Some(saved) = self.saver.wait() {
             self.tell(saved, observe);
         }
     }
     /// Takes in how a save ended.
-    pub fn tell(&mut self, Saved { step, result }: Saved, observe: &mut dyn FnMut(Event)) {
+    pub fn tell(&mut self, Saved { step, result }: Saved, observe: &mut dyn FnMut(SaveEvent)) {
         self.failed = result.is_err();
         match result {
             Ok(path) => {
-                observe(Event::Saved(&path));
+                observe(SaveEvent::Saved(&path));
                 self.checkpoint = Some(path);
             }
             Err(error) => {
-                observe(Event::SaveFailed { step, error: &error, kept: self.checkpoint.as_deref() });
+                observe(SaveEvent::Failed { step, error: &error, kept: self.checkpoint.as_deref() });
                 self.saved = None;
             }
         }

@@ -25,6 +25,16 @@ pub struct StepResult {
     pub learning_rate: f64,
 }
 
+/// What else lies in this machine's memory beside the device's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Copies {
+    /// Nothing of size.
+    #[default]
+    None,
+    /// A snapshot that is being saved.
+    Snapshot,
+}
+
 /// A program, a device and the number of updates done.
 pub struct Session {
     step_program: StepProgram,
@@ -50,8 +60,15 @@ impl Session {
     /// When sizes do not fit together, the device is missing, or it has not the memory that is planned; then the sentence
     /// names the largest batch that fits.
     pub fn new(config: &XlnetConfig, options: StepOptions, device: Device, seed: u64) -> Result<Self> {
+        Self::open(config, options, device, seed, Copies::None)
+    }
+    /// [`Session::new`] with room in memory for copies of what the device holds.
+    ///
+    /// # Errors
+    /// Those of [`Session::new`].
+    pub fn open(config: &XlnetConfig, options: StepOptions, device: Device, seed: u64, copies: Copies) -> Result<Self> {
         let step_program = StepProgram::build(config, &options)?;
-        fit::check(config, &options, device, &step_program.program)?;
+        fit::check(config, &options, device, &step_program, copies)?;
         let exec = step_program.open(device)?;
         let mut session = Session { step_program, options, exec, seed, step: 0, first_micro: 0 };
         session.upload_constants()?;

@@ -46,6 +46,12 @@ impl Snapshot {
         }
         Ok(Snapshot { files, tensors, model, state })
     }
+    /// Bytes of the tensors of one.
+    pub fn bytes(step: &StepProgram) -> usize {
+        let moments = step.update.iter().flat_map(|update| &update.trained).flat_map(|t| [t.m, t.v]);
+        let stored = step.params.iter().chain(&step.memory).copied().chain(moments);
+        stored.map(|id| step.program.tensor(id).bytes()).sum()
+    }
     /// Updates done when it was taken.
     pub fn step(&self) -> u64 {
         self.state.step

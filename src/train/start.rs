@@ -6,7 +6,7 @@ use super::checkpoint::{Checkpoint, ModelDescription, latest, set_memory_rows, t
 use super::guard::LossGuard;
 use super::import::{ImportOptions, import};
 use super::init::{InitOptions, initialize};
-use super::load::{LoadOptions, load_into};
+use super::load::LoadOptions;
 use super::metrics::Window;
 use super::moments::load_moments;
 use super::ranks::{Rows, Start};
@@ -76,8 +76,7 @@ pub(super) fn fresh_start(plan: &RunPlan, session: &mut Session) -> Result<()> {
     if theirs != ours {
         tracing::warn!("{} was trained with ff_activation {theirs:?}, this run has {ours:?}", named.display());
     }
-    let report = load_into(exec, program, &model.weights, &LoadOptions { init, ..LoadOptions::default() })?;
-    tracing::info!("weights of {}:\n{report}", model.path.display());
+    model.load_into(exec, program, &LoadOptions { init, ..LoadOptions::default() })?;
     if config.init_optimizer {
         let what = "has no state of the optimiser; drop init_optimizer to start with its weights alone";
         let state = model.optimizer.ok_or_else(|| Error::data(named, what))?;
@@ -88,17 +87,6 @@ pub(super) fn fresh_start(plan: &RunPlan, session: &mut Session) -> Result<()> {
         session.set_step(state.step);
     }
     Ok(())
-}
-
-/// A model's directory; for a directory of checkpoints its newest one.
-pub(crate) fn model_directory(named: &Path) -> Result<PathBuf> {
-    if named.is_dir()
-        && !named.join("config.json").exists()
-        && let Some(checkpoint) = latest(named)?
-    {
-        return Ok(checkpoint.path().to_owned());
-    }
-    Ok(named.to_owned())
 }
 
 /// Puts a checkpoint's parameters and moments in place; returns the memories of its whole batch.

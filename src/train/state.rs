@@ -67,7 +67,7 @@ impl StateFile {
 }
 
 /// Numbers as text: JSON has no NaN, and its parser may be off by the last bit.
-pub(super) mod exact {
+pub(crate) mod exact {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

@@ -4,6 +4,7 @@
 
 mod common;
 mod disk;
+mod finetuning;
 mod kills;
 #[path = "../common/program.rs"]
 mod program;

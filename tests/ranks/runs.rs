@@ -50,7 +50,23 @@ pub fn start(dir: &Path, ranks: usize, line: &str) -> Run {
 
 /// Starts rank `r` with the words of `line(r)`; under MPI all get those of rank 0.
 pub fn start_each(dir: &Path, ranks: usize, line: impl Fn(usize) -> String) -> Run {
-    let program = env!("CARGO_BIN_EXE_xlnet");
+    start_as(dir, ranks, line, |_| Command::new(env!("CARGO_BIN_EXE_xlnet")))
+}
+
+/// Starts ranks of which the first can write no file longer than `bytes`. The system's limit stands in for a full disk;
+/// without its signal, which would end the program, it is an error of `write` as that is.
+#[cfg(not(feature = "mpi"))]
+pub fn start_on_full_disk(dir: &Path, ranks: usize, bytes: u64, line: &str) -> Run {
+    let limited = |rank| {
+        let limit = if rank == 0 { format!("prlimit --fsize={bytes}") } else { String::new() };
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("trap '' XFSZ; exec {limit} \"$0\" \"$@\""), env!("CARGO_BIN_EXE_xlnet")]);
+        shell
+    };
+    start_as(dir, ranks, |_| line.to_owned(), limited)
+}
+
+fn start_as(dir: &Path, ranks: usize, line: impl Fn(usize) -> String, program: impl Fn(usize) -> Command) -> Run {
     let spawn = |command: &mut Command, line: &str| {
         command.current_dir(dir).env_remove("XLNET_LOG").env("RAYON_NUM_THREADS", "1");
         command.args(line.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -58,12 +74,13 @@ pub fn start_each(dir: &Path, ranks: usize, line: impl Fn(usize) -> String) -> R
     };
     let port = free_port().to_string();
     let children = if MPI {
-        let mut command = Command::new("mpirun");
-        command.args(["--oversubscribe", "--allow-run-as-root", "-n", &ranks.to_string(), program]);
+        let (mut command, program) = (Command::new("mpirun"), program(0));
+        command.args(["--oversubscribe", "--allow-run-as-root", "-n", &ranks.to_string()]);
+        command.arg(program.get_program()).args(program.get_args());
         vec![spawn(&mut command, &line(0))]
     } else {
         let each = |rank: usize| {
-            let mut command = Command::new(program);
+            let mut command = program(rank);
             command.envs([("RANK", &*rank.to_string()), ("WORLD_SIZE", &ranks.to_string())]);
             command.envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port)]);
             spawn(&mut command, &line(rank))

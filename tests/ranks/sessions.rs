@@ -47,7 +47,7 @@ fn train(records: &Path, ranks: usize, accumulate: usize, dropout: f32) -> Vec<E
             initialize(exec, program, &InitOptions { init_std: 0.1, ..InitOptions::default() }).unwrap();
         }
         ranks.share_weights(program, exec).unwrap();
-        let results = (0..STEPS).map(|_| ranks.train(&mut session, &loader.next_batch()).unwrap()).collect();
+        let results = (0..STEPS).map(|_| ranks.train(&mut session, &loader.next_batch().unwrap()).unwrap()).collect();
         let (program, exec) = session.parts();
         ranks.check_weights(program, exec).unwrap();
         let memory = ranks.gather_memory(program, exec).unwrap();

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::program::{Metrics, files, losses, succeeds};
+#[cfg(not(feature = "mpi"))]
+use super::runs::start_on_full_disk;
 use super::runs::{End, MPI, build, start, start_each};
 
 const TRAIN: &str = "pretrain --record_info_dir corpus/tfrecords --n_layer 2 --d_model 16 --n_head 2 --d_head 8 \
@@ -146,6 +148,24 @@ fn a_dead_rank_ends_the_run_with_its_name() {
     assert!(end.codes.iter().all(|code| *code == Some(0)), "{}", end.stderr);
     assert!(end.stdout.contains(&format!("at step {}", steps - 2)), "{}", end.stdout);
     assert!(dir.join(format!("m/step-{steps}")).is_dir());
+}
+
+/// What only rank 0 notices ends all of them. Not under MPI, whose shared memory would hit the limit too.
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn a_full_disk_of_the_first_rank_ends_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    build(dir, true, 1);
+    let end = start_on_full_disk(dir, 2, 8192, &format!("{TRAIN} --model_dir m")).end();
+    assert!(end.codes.iter().all(|code| *code != Some(0)), "{:?}\n{}", end.codes, end.stderr);
+    for part in ["step 3 is not saved", "error: rank 0: the run ends at step 6, which cannot be saved"] {
+        assert!(end.stderr.contains(part), "{part}: {}", end.stderr);
+    }
+    let told = end.stderr.lines().find(|line| line.starts_with("error: rank 1: rank 0 (process "));
+    assert!(told.is_some_and(|line| line.contains("failed: the run ends at step 6")), "{}", end.stderr);
+    trains(dir, 2, "--model_dir m");
+    assert!(dir.join("m/step-6/state.json").is_file());
 }
 
 /// A signal to any rank stops all of them at the same step, saved.

@@ -25,7 +25,7 @@ fn damaged(bytes: &[u8], seed: u64) -> impl Iterator<Item = Vec<u8>> {
 fn batches(directory: &Path) -> xlnet::Result<Vec<Batch>> {
     let mut loader = load(&find(directory, RecordQuery::default())?)?;
     let steps = loader.steps_per_epoch() as usize;
-    Ok(loader.by_ref().take(steps).collect())
+    loader.by_ref().take(steps).collect()
 }
 
 #[track_caller]

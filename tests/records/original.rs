@@ -45,7 +45,7 @@ fn all_records_become_batches() {
         let mut loader = load(&set).unwrap();
         assert_eq!(loader.steps_per_epoch(), steps);
         let mut targets = 0.0;
-        for batch in loader.by_ref().take(steps as usize) {
+        for batch in loader.by_ref().take(steps as usize).map(Result::unwrap) {
             assert_eq!(batch.direction, directions);
             targets += batch.target_mask.iter().sum::<f32>();
         }
@@ -63,8 +63,8 @@ fn directions_are_found_in_the_text() {
         |cores| find(&dir.path().join("tfrecords"), RecordQuery { num_core_per_host: cores, ..RecordQuery::default() });
     let set = asked(None).unwrap();
     assert_eq!(set.files[0].num_core_per_host, None);
-    assert_eq!(load(&set).unwrap().next_batch().direction, [0, 0, 1, 1, 0, 0, 1, 1]);
-    assert_eq!(load(&asked(Some(2)).unwrap()).unwrap().next_batch().direction, [0, 0, 1, 1, 0, 0, 1, 1]);
+    assert_eq!(load(&set).unwrap().next_batch().unwrap().direction, [0, 0, 1, 1, 0, 0, 1, 1]);
+    assert_eq!(load(&asked(Some(2)).unwrap()).unwrap().next_batch().unwrap().direction, [0, 0, 1, 1, 0, 0, 1, 1]);
     for wrong in [1, 4] {
         let sentence = load(&asked(Some(wrong)).unwrap()).err().unwrap().to_string();
         assert!(sentence.contains(&format!("num_core_per_host = 2, not {wrong}")), "{sentence}");

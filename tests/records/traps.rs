@@ -146,7 +146,7 @@ fn spans_count_pieces_not_words() {
 fn rows_are_laid_out_by_core() {
     let (dir, report) = corpus(4000, |o| (o.bsz_per_host, o.num_core_per_host) = (8, 2));
     let directory = dir.path().join("corpus/tfrecords");
-    let batch = load(&find(&directory, RecordQuery::default()).unwrap()).unwrap().next_batch();
+    let batch = load(&find(&directory, RecordQuery::default()).unwrap()).unwrap().next_batch().unwrap();
     assert_eq!(batch.direction, [0, 0, 1, 1, 0, 0, 1, 1]);
     refuses(dir.path(), &train("--num_core_per_host 1"), &["laid out for 2 cores, not 1"]);
     // An index file that is wrong about it is found out by the text.
@@ -177,7 +177,7 @@ fn corpus_info_is_overwritten() {
     let directory = dir.path().join("corpus/tfrecords");
     let set = find(&directory, RecordQuery { bsz: Some(8), ..RecordQuery::default() }).unwrap();
     assert_eq!(set.files[0].num_core_per_host, None);
-    assert_eq!(load(&set).unwrap().next_batch().direction, [0, 1, 0, 1, 0, 1, 0, 1]);
+    assert_eq!(load(&set).unwrap().next_batch().unwrap().direction, [0, 1, 0, 1, 0, 1, 0, 1]);
 }
 
 /// Half of the choices came from a generator that nobody seeded.
@@ -256,7 +256,7 @@ fn functional_tokens_are_chosen() {
     assert!(lost > 0);
     let mut loader = load(&find(&dir.path().join("corpus/tfrecords"), RecordQuery::default()).unwrap()).unwrap();
     let steps = loader.steps_per_epoch() as usize;
-    let targets: f32 = loader.by_ref().take(steps).map(|b| b.target_mask.iter().sum::<f32>()).sum();
+    let targets: f32 = loader.by_ref().take(steps).map(|b| b.unwrap().target_mask.iter().sum::<f32>()).sum();
     assert_eq!(targets as usize, 5 * all.len() - lost);
 }
 
@@ -264,8 +264,10 @@ fn functional_tokens_are_chosen() {
 #[test]
 fn targets_are_the_tokens_themselves() {
     let (dir, _) = corpus(4000, |_| ());
-    let batch =
-        load(&find(&dir.path().join("corpus/tfrecords"), RecordQuery::default()).unwrap()).unwrap().next_batch();
+    let batch = load(&find(&dir.path().join("corpus/tfrecords"), RecordQuery::default()).unwrap())
+        .unwrap()
+        .next_batch()
+        .unwrap();
     for (i, &position) in batch.target_positions.iter().enumerate().filter(|(_, p)| **p >= 0) {
         assert_eq!(batch.targets[i], batch.input_ids[i / 5 * 32 + position as usize]);
     }
@@ -277,7 +279,7 @@ fn predicted_tokens_are_frozen() {
     let (dir, first) = corpus(4000, |_| ());
     let mut loader = load(&find(&dir.path().join("corpus/tfrecords"), RecordQuery::default()).unwrap()).unwrap();
     let steps = loader.steps_per_epoch() as usize;
-    let epochs: Vec<_> = loader.by_ref().take(2 * steps).collect();
+    let epochs: Vec<_> = loader.by_ref().take(2 * steps).map(Result::unwrap).collect();
     assert_eq!(epochs[0].target_positions, epochs[steps].target_positions);
     assert_ne!(epochs[0].query_rank, epochs[steps].query_rank);
     let second = build(&CorpusOptions { pass_id: 1, ..options(dir.path(), 4000) }).unwrap();
@@ -289,8 +291,10 @@ fn predicted_tokens_are_frozen() {
 #[test]
 fn context_does_not_see_separators() {
     let (dir, _) = corpus(4000, |_| ());
-    let batch =
-        load(&find(&dir.path().join("corpus/tfrecords"), RecordQuery::default()).unwrap()).unwrap().next_batch();
+    let batch = load(&find(&dir.path().join("corpus/tfrecords"), RecordQuery::default()).unwrap())
+        .unwrap()
+        .next_batch()
+        .unwrap();
     let sees = |i: usize, j: usize| batch.query_rank[i] > batch.key_rank[j];
     let hidden = |i: usize| is_functional(batch.input_ids[i]) || batch.input_q[i] > 0.0;
     for (i, j) in (0..32).flat_map(|i| (0..32).map(move |j| (i, j))) {
@@ -315,7 +319,7 @@ fn blocks_share_their_order() {
     let set = find(&dir.path().join("corpus/tfrecords"), RecordQuery::default()).unwrap();
     let order = |block_order| {
         let options = LoaderOptions { perm_size: Some(8), block_order, prefetch: 0, ..LoaderOptions::default() };
-        let batch = Loader::open(&set, &options).unwrap().next_batch();
+        let batch = Loader::open(&set, &options).unwrap().next_batch().unwrap();
         let key = &batch.key_rank[..16];
         (0..8).all(|i| key[8 + i] == key[i] + 8)
     };

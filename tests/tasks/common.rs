@@ -5,11 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
+use xlnet::backend::Device;
+use xlnet::config::XlnetConfig;
 use xlnet::data::tokenizer::Tokenizer;
 use xlnet::data::vocab::{VocabOptions, train_vocab};
+use xlnet::model::hugging_face::{Architecture, HuggingFaceSettings, write_model};
+use xlnet::model::{QueryKind, TransformerOptions};
 use xlnet::task::config::FinetuneConfig;
 use xlnet::task::finetune::Finetuning;
 use xlnet::task::metrics::Scores;
+use xlnet::tensor::DType;
+use xlnet::train::init::{InitOptions, initialize};
+use xlnet::train::load::download_weights;
+use xlnet::train::session::Session;
+use xlnet::train::step::{Objective, StepOptions};
 
 pub const NAMES: [&str; 8] = ["anna", "boris", "clara", "dimitri", "elena", "fyodor", "galina", "henry"];
 pub const COLOURS: [&str; 4] = ["red", "green", "yellow", "brown"];
@@ -99,4 +108,22 @@ pub fn train(config: FinetuneConfig) -> Scores {
     let mut run = Finetuning::prepare(config).unwrap();
     run.run(&AtomicBool::new(false), &mut |_| ()).unwrap();
     run.best().unwrap().scores.clone()
+}
+
+/// A language model of random weights as a directory.
+pub fn language_model(place: &Place) -> PathBuf {
+    let config = XlnetConfig::read(&place.path().join("sizes.json")).unwrap();
+    let transformer =
+        TransformerOptions { batch: 1, length: 4, query: QueryKind::Targets(1), ..TransformerOptions::default() };
+    let settings = HuggingFaceSettings::new(Architecture::LanguageModel, &transformer);
+    let options =
+        StepOptions { transformer, objective: Objective::Logits, accumulate: 1, float: DType::F32, optimizer: None };
+    let mut session = Session::new(&config, options, Device::Cpu, 0).unwrap();
+    let (program, exec) = session.parts();
+    initialize(exec, program, &InitOptions { init_std: 0.3, ..InitOptions::default() }).unwrap();
+    let weights = download_weights(exec, program).unwrap();
+    let dir = place.path().join("lm");
+    write_model(&dir, &config, &settings, &weights).unwrap();
+    fs::copy(place.path().join("spiece.model"), dir.join("spiece.model")).unwrap();
+    dir
 }

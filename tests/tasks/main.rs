@@ -4,6 +4,7 @@
 mod common;
 mod conversion;
 mod errors;
+mod formats;
 mod overfit;
 mod serving;
 mod windows;

@@ -9,23 +9,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 use xlnet::api::{Batch, RunConfig, XlnetModel};
 use xlnet::backend::Device;
-use xlnet::config::XlnetConfig;
 use xlnet::data::text::TextOptions;
 use xlnet::model::heads::SummaryType;
-use xlnet::model::hugging_face::{Architecture, HuggingFaceSettings, write_model};
-use xlnet::model::{QueryKind, TransformerOptions};
 use xlnet::task::config::FinetuneConfig;
 use xlnet::task::embed::{EmbedOptions, Embedder, Layers, Pooling};
 use xlnet::task::fine_tuned::FineTuned;
 use xlnet::task::generate::{LanguageModel, Sampling};
 use xlnet::task::predict::{Predictor, Request, Response};
-use xlnet::tensor::DType;
-use xlnet::train::init::{InitOptions, initialize};
-use xlnet::train::load::download_weights;
-use xlnet::train::session::Session;
-use xlnet::train::step::{Objective, StepOptions};
 
-use crate::common::{NAMES, Place, belongings, train};
+use crate::common::{NAMES, Place, belongings, language_model, train};
 
 /// A place with a classifier in `run/best`, trained a little.
 fn classifier() -> Place {
@@ -192,24 +184,6 @@ fn a_full_queue_refuses() {
     // All 64 are never taken at once by a queue of two; how many are refused is a matter of speed.
     println!("{} of 64 refused", refused.load(Ordering::Relaxed));
     assert_eq!(server.send("GET", "/health", b"").0, 200);
-}
-
-/// A language model of random weights as a directory.
-fn language_model(place: &Place) -> std::path::PathBuf {
-    let config = XlnetConfig::read(&place.path().join("sizes.json")).unwrap();
-    let transformer =
-        TransformerOptions { batch: 1, length: 4, query: QueryKind::Targets(1), ..TransformerOptions::default() };
-    let settings = HuggingFaceSettings::new(Architecture::LanguageModel, &transformer);
-    let options =
-        StepOptions { transformer, objective: Objective::Logits, accumulate: 1, float: DType::F32, optimizer: None };
-    let mut session = Session::new(&config, options, Device::Cpu, 0).unwrap();
-    let (program, exec) = session.parts();
-    initialize(exec, program, &InitOptions { init_std: 0.3, ..InitOptions::default() }).unwrap();
-    let weights = download_weights(exec, program).unwrap();
-    let dir = place.path().join("lm");
-    write_model(&dir, &config, &settings, &weights).unwrap();
-    std::fs::copy(place.path().join("spiece.model"), dir.join("spiece.model")).unwrap();
-    dir
 }
 
 #[test]

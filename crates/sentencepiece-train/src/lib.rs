@@ -1,8 +1,12 @@
-//! Trains [SentencePiece](https://github.com/google/sentencepiece) models.
+//! Trains [SentencePiece](https://github.com/google/sentencepiece) models, and encodes text to ids alone.
 //!
-//! The crate `sentencepiece` encodes and decodes, but binds no training. The C++ library that it is built on comes
-//! with the trainer all the same; this crate adds the one function that was missing, [`train`]. A C++ compiler and
-//! cmake are needed, as for `sentencepiece` itself.
+//! The crate `sentencepiece` encodes and decodes, but binds no training, and makes pieces, surfaces and places whenever
+//! it encodes. The C++ library that it is built on can do both; this crate adds what was missing, [`train`] and
+//! [`IdEncoder`]. A C++ compiler and cmake are needed, as for `sentencepiece` itself.
+
+mod encoder;
+
+pub use encoder::IdEncoder;
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -160,6 +164,31 @@ mod tests {
         let model = train(&options(40), &mut counting_lines()).unwrap();
         // Field 1, a piece: length 14 = string of 5 bytes, float, enum.
         assert!(model.starts_with(b"\x0a\x0e\x0a\x05<unk>"), "{:?}", &model[..16]);
+    }
+
+    /// The ids are those of the crate `sentencepiece`'s own way, which its tests compare; here: what can be known.
+    #[test]
+    fn encodes_to_ids() {
+        let model = train(&options(40), &mut counting_lines()).unwrap();
+        let encoder = IdEncoder::new(&model).unwrap();
+        let encode = |text: &str| {
+            let mut ids = vec![7];
+            assert!(encoder.encode(text, &mut ids));
+            assert_eq!(ids.remove(0), 7);
+            ids
+        };
+        assert_eq!(encode(""), []);
+        let long = "17 counted lines and 4 more ".repeat(30_000); // a workspace that is not kept
+        let (short, many) = (encode("17 counted lines and 4 more"), encode(&long));
+        assert_eq!(many[..short.len()], short);
+        assert_eq!(encode("17 counted lines and 4 more"), short);
+        assert!(encode("\u{6211}\u{4eec}").contains(&0), "unknown characters are the unknown piece");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..200).for_each(|_| assert_eq!(encode("17 counted lines and 4 more"), short)));
+            }
+        });
+        assert!(IdEncoder::new(b"no model").is_none());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::backend::Device;
+use crate::cli::checkpoint_args::SizesArgs;
 use crate::cli::flags::RunFlags;
 use crate::cli::size::parse_bytes;
 use crate::data::record_info::Split;
@@ -83,12 +84,14 @@ pub struct ServeArgs {
 #[command(after_help = "Examples:\n  xlnet embed --model xlnet-base --input lines.txt --pooling mean --format npy \
                         --output lines.npy\n  echo \"A pair ||| of texts\" | xlnet embed --model xlnet-base --layers mean:4")]
 pub struct EmbedArgs {
-    /// A model directory: pretrained, fine-tuned, or checkpoints of a run.
-    #[arg(long, value_name = "DIR")]
+    /// Any checkpoint, pretrained or fine-tuned: a directory, a TensorFlow prefix, a file of weights or a zip.
+    #[arg(long, value_name = "CHECKPOINT")]
     pub model: PathBuf,
     /// The vocabulary; spiece.model of the model when absent.
     #[arg(long = "spiece_model_file", value_name = "FILE")]
     pub spiece_model_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub sizes: SizesArgs,
     /// A text a line, two of them with ` ||| ` in between; standard input when absent.
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
@@ -155,12 +158,14 @@ impl From<VectorPooling> for Pooling {
 
 #[derive(Debug, Args)]
 pub struct LanguageModelArgs {
-    /// A pretrained model directory, or checkpoints of a pretraining.
-    #[arg(long, value_name = "DIR")]
+    /// Any checkpoint of a pretrained model: a directory, a TensorFlow prefix, a file of weights or a zip.
+    #[arg(long, value_name = "CHECKPOINT")]
     pub model: PathBuf,
     /// The vocabulary; spiece.model of the model when absent.
     #[arg(long = "spiece_model_file", value_name = "FILE")]
     pub spiece_model_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub sizes: SizesArgs,
     /// Lower-case the text.
     #[arg(long)]
     pub uncased: bool,

@@ -12,6 +12,7 @@ use crate::data::text::TextOptions;
 use crate::model::tensor_file::{Dtype, TensorEntry, write_file, write_tensor_file};
 use crate::task::embed::{EmbedOptions, Embedded, Embedder, Pooling};
 use crate::task::example::read_text;
+use crate::train::import::import;
 
 /// Writes vectors of lines of text.
 pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
@@ -24,7 +25,8 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
         device: args.device.resolve()?,
     };
     let pooled = options.pooling != Pooling::None;
-    let embedder = Embedder::open(&args.model, args.spiece_model_file.as_deref(), options)?;
+    let embedder =
+        Embedder::of(import(&args.model, &args.sizes.options())?, args.spiece_model_file.as_deref(), options)?;
     let lines: Vec<String> = match &args.input {
         Some(path) => read_text(path)?.lines().map(str::to_owned).collect(),
         None => std::io::stdin().lock().lines().collect::<Result<_, _>>()?,

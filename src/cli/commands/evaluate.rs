@@ -45,12 +45,16 @@ pub fn run(args: EvaluateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens the fine-tuned model at `path` on the device of `config`.
+/// Opens the fine-tuned model at `path`, ours or another program's, on the device of `config`.
 pub fn open(path: &Path, config: &FinetuneConfig) -> anyhow::Result<FineTuned> {
     if path.as_os_str().is_empty() {
         anyhow::bail!("model_dir is missing: name the directory that `xlnet finetune` made");
     }
     let device = config.device.parse::<Device>()?.resolve()?;
+    // What another program trained says nothing of its task; the settings do.
+    if !FineTuned::is_one(path) && !config.task_name.is_empty() {
+        return Ok(FineTuned::import(path, config, device)?);
+    }
     Ok(FineTuned::open(path, device, config.eval_batch_size)?)
 }
 

@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::features::show_remarks;
-use super::pretrain::stop_on_signal;
+use super::pretrain::{stop_on_signal, warn_spike, warn_spike_end, warn_unsaved};
 use crate::atomic::AtomicFile;
 use crate::cli::args::FinetuneArgs;
 use crate::cli::output::{bar, line, print};
@@ -106,6 +106,10 @@ fn show(bar: &ProgressBar, event: Event) {
             line(bar, &format!("Eval result | {}global_step {step}{mark}", score_line(scores)));
         }
         Event::Saved(path) => line(bar, &format!("saved {}", path.display())),
+        Event::SaveFailed { step, error, kept } => bar.suspend(|| warn_unsaved(step, error, kept)),
+        Event::SpikeBegins { step, loss, mean } => bar.suspend(|| warn_spike(step, loss, mean)),
+        Event::SpikeEnds { step, steps } => bar.suspend(|| warn_spike_end(step, steps)),
+        Event::LogFailed(error) => bar.suspend(|| tracing::warn!("{error}; training goes on, metrics come later")),
         Event::Patience => line(bar, "nothing got better for long enough: done"),
     }
 }

@@ -6,10 +6,12 @@ use crate::cli::args::{FillArgs, GenerateArgs, LanguageModelArgs};
 use crate::cli::output::print;
 use crate::data::text::TextOptions;
 use crate::task::generate::{LanguageModel, Sampling};
+use crate::train::import::import;
 
 fn open(args: &LanguageModelArgs) -> anyhow::Result<LanguageModel> {
     let text = TextOptions { lower: args.uncased, keep_accents: args.keep_accents, ..TextOptions::default() };
-    Ok(LanguageModel::open(&args.model, args.spiece_model_file.as_deref(), text, args.device.resolve()?)?)
+    let model = import(&args.model, &args.sizes.options())?;
+    Ok(LanguageModel::of(model, args.spiece_model_file.as_deref(), text, args.device.resolve()?)?)
 }
 
 /// Prints likely tokens for each mask.

@@ -12,6 +12,8 @@ use crate::config::XlnetConfig;
 use crate::program::{Plan, Program};
 use crate::tensor::{Role, TensorId};
 use crate::train::fit;
+use crate::train::session::Copies;
+use crate::train::snapshot::Snapshot;
 
 /// What the original managed on one 16 GB card with its default fine-tuning scripts, as published.
 const PUBLISHED: [(&str, [(usize, usize); 4]); 2] =
@@ -24,7 +26,7 @@ pub fn run(args: &MemoryArgs) -> anyhow::Result<()> {
     }
     let config = shape::model(&args.model)?;
     let budget = format!("{} ({}, f32)", bytes(args.budget), args.shape.device);
-    match largest(&config, args.task, &args.shape, args.budget)? {
+    match largest(&config, args.task, &args.shape, args.copies(), args.budget)? {
         Some(fit) => {
             print(&format!("largest batch in {budget}: {}", grouped(fit.batch as u64)));
             if let Some(published) = published(&config, args.shape.seq_len).filter(|_| args.task == Task::Classify) {
@@ -33,8 +35,8 @@ pub fn run(args: &MemoryArgs) -> anyhow::Result<()> {
             print(&breakdown(&fit));
         }
         None => {
-            let fit = Fit::plan(&config, args.task, &args.shape, args.shape.accumulate)?;
-            let least = bytes(fit.plan.total_bytes());
+            let fit = Fit::plan(&config, args.task, &args.shape, args.copies(), args.shape.accumulate)?;
+            let least = bytes(fit.total());
             print(&format!("no batch fits {budget}; the smallest, {}, takes {least}", fit.batch));
             print(&breakdown(&fit));
         }
@@ -47,20 +49,28 @@ struct Fit {
     batch: usize,
     program: std::sync::Arc<Program>,
     plan: Plan,
+    /// Bytes of a snapshot that is being saved, and whether they lie in the device's memory.
+    snapshot: (usize, bool),
 }
 
 impl Fit {
-    fn plan(config: &XlnetConfig, task: Task, shape: &ShapeArgs, batch: usize) -> Result<Fit> {
-        let program = shape::build(config, task, shape, batch)?.program;
-        let plan = shape.device.plan(&program)?;
-        Ok(Fit { batch, program, plan })
+    fn plan(config: &XlnetConfig, task: Task, shape: &ShapeArgs, copies: Copies, batch: usize) -> Result<Fit> {
+        let step = shape::build(config, task, shape, batch)?;
+        let plan = shape.device.plan(&step.program)?;
+        let bytes = if copies == Copies::Snapshot { Snapshot::bytes(&step) } else { 0 };
+        Ok(Fit { batch, plan, snapshot: (bytes, shape.device.is_host()), program: step.program })
+    }
+    /// Bytes of the device's memory.
+    fn total(&self) -> usize {
+        let (bytes, here) = self.snapshot;
+        self.plan.total_bytes() + if here { bytes } else { 0 }
     }
 }
 
 /// The largest batch. Counts micro-batches' examples, so that every batch is a multiple of `accumulate`.
-fn largest(config: &XlnetConfig, task: Task, shape: &ShapeArgs, budget: usize) -> Result<Option<Fit>> {
-    let plan = |micro: usize| Fit::plan(config, task, shape, micro * shape.accumulate);
-    Ok(fit::largest(plan, |fit| fit.plan.total_bytes() <= budget)?.map(|(_, fit)| fit))
+fn largest(config: &XlnetConfig, task: Task, shape: &ShapeArgs, copies: Copies, budget: usize) -> Result<Option<Fit>> {
+    let plan = |micro: usize| Fit::plan(config, task, shape, copies, micro * shape.accumulate);
+    Ok(fit::largest(plan, |fit| fit.total() <= budget)?.map(|(_, fit)| fit))
 }
 
 fn published(config: &XlnetConfig, seq_len: usize) -> Option<usize> {
@@ -74,7 +84,14 @@ fn breakdown(fit: &Fit) -> String {
     for role in Role::ALL {
         let _ = writeln!(text, "{:<28} {:>12}", role.to_string(), bytes(fit.plan.arena_bytes(role)));
     }
-    let _ = writeln!(text, "{:<28} {:>12}", "total", bytes(fit.plan.total_bytes()));
+    let (snapshot, here) = fit.snapshot;
+    if snapshot > 0 && here {
+        let _ = writeln!(text, "{:<28} {:>12}", "snapshot being saved", bytes(snapshot));
+    }
+    let _ = writeln!(text, "{:<28} {:>12}", "total", bytes(fit.total()));
+    if snapshot > 0 && !here {
+        let _ = writeln!(text, "{:<28} {:>12}", "this machine's, for snapshots", bytes(snapshot));
+    }
     let Some((op, alive)) = peak(fit) else { return text.trim_end().to_owned() };
     let (name, scope) = (fit.program.steps[op].op.name(), fit.program.scope(op));
     let _ = writeln!(text, "\nactivations alive at their peak, {name} in {scope}:");
@@ -139,7 +156,8 @@ fn table(args: &MemoryArgs) -> anyhow::Result<()> {
     for (name, limits) in PUBLISHED {
         for (seq_len, original) in limits {
             let shape = ShapeArgs { seq_len, ..args.shape.clone() };
-            let here = largest(&shape::model(name)?, args.task, &shape, args.budget)?.map_or(0, |fit| fit.batch);
+            let here = largest(&shape::model(name)?, args.task, &shape, args.copies(), args.budget)?
+                .map_or(0, |fit| fit.batch);
             let original = if args.task == Task::Classify { original.to_string() } else { "-".into() };
             print(&format!("{name:<6} {seq_len:>6} {here:>6}  {original:>8}"));
         }
@@ -167,14 +185,16 @@ mod tests {
         {
             let args = memory(line);
             let config = XlnetConfig { n_layer: 2, n_token: 100, ..XlnetConfig::base() };
-            let shape = ShapeArgs { seq_len: 32, ..args.shape };
-            let budget = 400 << 20;
-            let best = largest(&config, args.task, &shape, budget).unwrap().unwrap();
-            assert!(best.plan.total_bytes() <= budget);
-            let next = Fit::plan(&config, args.task, &shape, best.batch + shape.accumulate).unwrap();
-            assert!(next.plan.total_bytes() > budget, "{line}: {}", best.batch);
+            let (copies, shape) = (args.copies(), ShapeArgs { seq_len: 32, ..args.shape });
+            let budget = 800 << 20;
+            let best = largest(&config, args.task, &shape, copies, budget).unwrap().unwrap();
+            assert!(best.total() <= budget);
+            let alone = largest(&config, args.task, &shape, Copies::None, budget).unwrap().unwrap();
+            assert!(alone.batch > best.batch && breakdown(&best).contains("snapshot being saved"), "{line}");
+            let next = Fit::plan(&config, args.task, &shape, copies, best.batch + shape.accumulate).unwrap();
+            assert!(next.total() > budget, "{line}: {}", best.batch);
             assert!(breakdown(&best).contains("gradients"));
-            assert!(largest(&config, args.task, &shape, 1 << 20).unwrap().is_none());
+            assert!(largest(&config, args.task, &shape, copies, 1 << 20).unwrap().is_none());
         }
     }
     #[test]

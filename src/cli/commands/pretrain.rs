@@ -129,16 +129,25 @@ fn show(bar: &ProgressBar, event: Event) {
             line(bar, &format!("[{step}] | held out: loss {loss:.2} | pplx {:>7.2}", loss.exp()));
         }
         Event::Saved(path) => line(bar, &format!("saved {}", path.display())),
-        Event::SaveFailed { step, error, kept } => bar.suspend(|| {
-            let kept = kept.map_or("there is no checkpoint yet".into(), |kept| format!("{} stays", kept.display()));
-            tracing::warn!("step {step} is not saved: {error}; training goes on and tries again, {kept}");
-        }),
-        Event::SpikeBegins { step, loss, mean } => bar.suspend(|| {
-            tracing::warn!("step {step} has loss {loss:.2}, the last ones had {mean:.2}; checkpoints wait for its end");
-        }),
-        Event::SpikeEnds { step, steps } => {
-            bar.suspend(|| tracing::warn!("the loss is usual again at step {step}, after {steps} steps"));
-        }
+        Event::SaveFailed { step, error, kept } => bar.suspend(|| warn_unsaved(step, error, kept)),
+        Event::SpikeBegins { step, loss, mean } => bar.suspend(|| warn_spike(step, loss, mean)),
+        Event::SpikeEnds { step, steps } => bar.suspend(|| warn_spike_end(step, steps)),
         Event::LogFailed(error) => bar.suspend(|| tracing::warn!("{error}; training goes on, metrics come later")),
     }
+}
+
+/// Of a checkpoint that could not be written.
+pub(super) fn warn_unsaved(step: u64, error: &crate::Error, kept: Option<&Path>) {
+    let kept = kept.map_or("there is no checkpoint yet".into(), |kept| format!("{} stays", kept.display()));
+    tracing::warn!("step {step} is not saved: {error}; training goes on and tries again, {kept}");
+}
+
+/// Of a loss that jumped.
+pub(super) fn warn_spike(step: u64, loss: f64, mean: f64) {
+    tracing::warn!("step {step} has loss {loss:.2}, the last ones had {mean:.2}; checkpoints wait for its end");
+}
+
+/// Of one that came down again.
+pub(super) fn warn_spike_end(step: u64, steps: u64) {
+    tracing::warn!("the loss is usual again at step {step}, after {steps} steps");
 }

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::corpus::{CorpusOptions, build_corpus};
 use super::super::encode::IdVocabulary;
@@ -46,7 +46,7 @@ fn batches_hold_together() {
     let steps = loader.steps_per_epoch();
     assert!(steps > 10);
     let mut padded = 0;
-    for batch in loader.by_ref().take(steps as usize) {
+    for batch in loader.by_ref().take(steps as usize).map(Result::unwrap) {
         let (b, l, t) = (batch.batch_size, batch.seq_len, batch.num_targets);
         assert_eq!((b, l, t), (8, 64, 11));
         for tokens in [&batch.input_ids, &batch.segment_ids, &batch.query_rank, &batch.key_rank] {
@@ -88,8 +88,8 @@ fn epochs_redraw_orders_only() {
     let dir = tempfile::tempdir().unwrap();
     let mut loader = open(&corpus(dir.path(), |_| ()), |_| ()).unwrap();
     let steps = loader.steps_per_epoch() as usize;
-    let first: Vec<Batch> = loader.by_ref().take(steps).collect();
-    let second: Vec<Batch> = loader.by_ref().take(steps).collect();
+    let first: Vec<Batch> = loader.by_ref().take(steps).map(Result::unwrap).collect();
+    let second: Vec<Batch> = loader.by_ref().take(steps).map(Result::unwrap).collect();
     for (a, b) in first.iter().zip(&second) {
         assert_ne!((&a.query_rank, &a.key_rank), (&b.query_rank, &b.key_rank));
         let ranks = (a.query_rank.clone(), a.key_rank.clone());
@@ -106,7 +106,7 @@ fn every_record_has_its_own_order() {
     let mut loader = open(&corpus(dir.path(), |o| o.num_predict = Some(64)), |_| ()).unwrap();
     let rows = 2 * 4 * loader.steps_per_epoch() as usize;
     let mut orders = std::collections::BTreeSet::new();
-    for batch in loader.by_ref().take(rows / 4) {
+    for batch in loader.by_ref().take(rows / 4).map(Result::unwrap) {
         orders.extend(batch.key_rank.chunks(64).map(|row| row[..32].to_vec()));
     }
     assert_eq!(orders.len(), rows);
@@ -119,26 +119,26 @@ fn positions_resume_exactly_with_and_without_prefetch() {
     let mut plain = open(&records, |_| ()).unwrap();
     let steps = plain.steps_per_epoch();
     let total = 2 * steps as usize + 3;
-    let batches: Vec<Batch> = plain.by_ref().take(total).collect();
+    let batches: Vec<Batch> = plain.by_ref().take(total).map(Result::unwrap).collect();
     for prefetch in [0, 1, 3] {
         let mut loader = open(&records, |o| o.prefetch = prefetch).unwrap();
         let mut positions = Vec::new();
         for expected in &batches {
             positions.push(loader.position());
-            assert_eq!(loader.next_batch(), *expected);
+            assert_eq!(loader.next_batch().unwrap(), *expected);
         }
         for at in [0, 1, steps as usize - 1, steps as usize, total - 1] {
             let saved = serde_json::to_string(&positions[at]).unwrap();
             loader.seek(serde_json::from_str(&saved).unwrap());
             assert_eq!(loader.position(), positions[at]);
-            assert_eq!(loader.next_batch(), batches[at]);
+            assert_eq!(loader.next_batch().unwrap(), batches[at]);
         }
         loader.seek(Position { epoch: 0, step: steps + 1 });
         assert_eq!(loader.position(), Position { epoch: 1, step: 1 });
         loader.seek(Position { epoch: u64::MAX, step: u64::MAX });
-        loader.next_batch();
+        loader.next_batch().unwrap();
     }
-    assert_ne!(open(&records, |o| o.seed = 6).unwrap().next_batch(), batches[0]);
+    assert_ne!(open(&records, |o| o.seed = 6).unwrap().next_batch().unwrap(), batches[0]);
 }
 
 /// Ranks and micro-batches read parts of a batch; each row is the one that it is in the whole batch.
@@ -154,7 +154,7 @@ fn shares_are_rows_of_the_batch() {
         whole.seek(Position { epoch: 1, step: 2 });
         share.seek(Position { epoch: 1, step: 2 });
         for _ in 0..3 {
-            let (all, some) = (whole.next_batch(), share.next_batch());
+            let (all, some) = (whole.next_batch().unwrap(), share.next_batch().unwrap());
             assert_eq!(some.batch_size, rows.len());
             let pick = |values: &[i32]| {
                 let width = values.len() / all.batch_size;
@@ -183,7 +183,7 @@ fn files_are_shuffled_once() {
     }
     let epoch = |loader: &mut Loader| -> Vec<Vec<i32>> {
         let steps = loader.steps_per_epoch() as usize;
-        loader.take(steps).map(|b| b.target_positions).collect()
+        loader.take(steps).map(|b| b.unwrap().target_positions).collect()
     };
     let mut loader = open(&records, |_| ()).unwrap();
     let first = epoch(&mut loader);
@@ -207,7 +207,7 @@ fn free_number_of_targets_and_held_out_split() {
     });
     let query = RecordQuery { split: Split::Dev, ..RecordQuery::default() };
     let set = RecordSet::find(&[records], &query).unwrap();
-    let batch = Loader::open(&set, &LoaderOptions::default()).unwrap().next_batch();
+    let batch = Loader::open(&set, &LoaderOptions::default()).unwrap().next_batch().unwrap();
     assert_eq!((batch.num_targets, batch.targets.clone()), (64, batch.input_ids.clone()));
     assert_eq!(batch.target_mask, batch.input_q);
     assert_eq!(batch.direction, [0; 4]);
@@ -244,7 +244,7 @@ fn what_does_not_fit_is_refused() {
     let absurd = RecordSettings { num_predict: Some(usize::MAX), ..set.settings.clone() };
     assert!(Loader::open(&RecordSet { settings: absurd, ..set.clone() }, &LoaderOptions::default()).is_err());
     let ahead = LoaderOptions { prefetch: usize::MAX, ..LoaderOptions::default() };
-    assert_eq!(Loader::open(&set, &ahead).unwrap().next_batch().batch_size, 4);
+    assert_eq!(Loader::open(&set, &ahead).unwrap().next_batch().unwrap().batch_size, 4);
     let longer = RecordSet { settings: RecordSettings { seq_len: 128, ..set.settings.clone() }, ..set.clone() };
     let sentence = Loader::open(&longer, &LoaderOptions { perm_size: Some(32), ..LoaderOptions::default() });
     assert!(sentence.map(|_| ()).unwrap_err().to_string().contains("must hold 128 integers, got 64"));
@@ -276,7 +276,7 @@ fn damaged_index_files() {
         match set.and_then(|set| Loader::open(&set, &options)) {
             Ok(mut loader) => {
                 assert!(loader.steps_per_epoch() <= expected);
-                loader.next_batch();
+                loader.next_batch().unwrap();
             }
             Err(e) => {
                 assert!(!e.to_string().contains('\n'), "{e}");
@@ -285,4 +285,68 @@ fn damaged_index_files() {
         }
     }
     assert!(refused > 200, "{refused}");
+}
+
+/// Records lie in several files of one index file, and a step across two of them; batches are those of one file.
+#[test]
+fn steps_across_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = corpus(dir.path(), |_| ());
+    let set = find(&records);
+    let options = LoaderOptions { prefetch: 0, seed: 5, ..LoaderOptions::default() };
+    let mut whole = Loader::open(&set, &options).unwrap();
+    let path = set.files[0].paths[0].clone();
+    let bytes = std::fs::read(&path).unwrap();
+    let mut reader = super::super::tfrecord::RecordReader::open(&path).unwrap();
+    let mut ends = vec![0];
+    while reader.next_record().unwrap().is_some() {
+        ends.push(reader.offset() as usize);
+    }
+    // Cuts within steps, between two, and around a file without records.
+    let cuts = [0, ends[3], ends[8], ends[8], ends[21], bytes.len()];
+    let mut parts = set.clone();
+    parts.files[0].paths = (cuts.windows(2).enumerate())
+        .map(|(i, cut)| {
+            let part = dir.path().join(format!("part-{i}.tfrecords"));
+            std::fs::write(&part, &bytes[cut[0]..cut[1]]).unwrap();
+            part
+        })
+        .collect();
+    let mut loader = Loader::open(&parts, &options).unwrap();
+    let steps = whole.steps_per_epoch();
+    assert_eq!(loader.steps_per_epoch(), steps);
+    for _ in 0..2 * steps {
+        assert_eq!(loader.next_batch().unwrap(), whole.next_batch().unwrap());
+    }
+    for step in [5, 0, 2, steps - 1, 1] {
+        loader.seek(Position { epoch: 3, step });
+        whole.seek(Position { epoch: 3, step });
+        assert_eq!(loader.next_batch().unwrap(), whole.next_batch().unwrap());
+    }
+}
+
+/// Records that are not those that were checked end the run with a sentence, and nothing else.
+#[test]
+fn files_that_change_in_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = corpus(dir.path(), |_| ());
+    let path = find(&records).files[0].paths[0].clone();
+    let bytes = std::fs::read(&path).unwrap();
+    for prefetch in [0, 2] {
+        let mut loader = open(&records, |o| o.prefetch = prefetch).unwrap();
+        let first = loader.next_batch().unwrap();
+        let steps = loader.steps_per_epoch();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        // What is open may still be read; a new epoch opens the file again.
+        let error = (0..2 * steps).find_map(|_| loader.next_batch().err()).unwrap().to_string();
+        assert!(error.contains("changed while it was in use") || error.contains("cannot read"), "{error}");
+        let stays = loader.position();
+        assert!(loader.next_batch().is_err());
+        assert_eq!(loader.position(), stays);
+        std::fs::remove_file(&path).unwrap();
+        loader.seek(Position::default());
+        assert!(loader.next_batch().unwrap_err().to_string().contains("cannot read"));
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(open(&records, |o| o.prefetch = prefetch).unwrap().next_batch().unwrap(), first);
+    }
 }

@@ -18,6 +18,8 @@ use crate::{Error, Result};
 pub struct OriginalOptions {
     /// Head to read where there are several: `classification_<task>`, `regression_<task>` or `race`.
     pub head: Option<String>,
+    /// The one that is taken when it is among several and none is named.
+    pub usual_head: Option<String>,
     /// Moments of the optimiser and the number of updates are read too.
     pub optimizer: bool,
 }
@@ -68,7 +70,8 @@ pub fn read_original(bundle: &mut TfBundle, config: &XlnetConfig, options: &Orig
     let stored = bundle.names();
     check_layers(bundle, config, &stored)?;
     let heads: Vec<&str> = stored.iter().filter_map(|name| head_of(name)).collect();
-    let head = choose_head(bundle, &heads, options.head.as_deref())?;
+    let usual = options.usual_head.as_deref().filter(|usual| heads.contains(usual));
+    let head = choose_head(bundle, &heads, options.head.as_deref().or(usual))?;
     let names = names_of(head.as_deref());
     let kernel = head.as_deref().map(kernel_of);
     let classes = kernel.and_then(|kernel| bundle.info(&kernel)).and_then(|info| info.shape.get(1).copied());
