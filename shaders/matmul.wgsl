@@ -1,11 +1,11 @@
-//# computes   out (=|+=) op(a) op(b) + bias, where op transposes on request
+//# computes   out (=|+=) op(a) op(b) + bias, where op transposes on request; a and b may be in half precision
 //# parallel   a work group owns a tile of out, an invocation 4 x 4 elements of it, of the big tile 8 x 4
 //# keys       dtype = f32|f16, trans_a = flag, trans_b = flag, bias = flag, add = flag, vec = flag, tile = 32|64
 //# buffers    a, b, bias, out
 //# launch     [ceil(n / tile), ceil(m / tile)] work groups of 64, of the big tile 128
 //# numerics   f32; every element is one sum in ascending order of k, in blocks of 16: deterministic
 //# history    1: tiles in work group memory, 4 x 4 in registers; vec loads 4 elements at once where all rows allow it
-//#            2: 8 x 4 in registers, sums in blocks
+//#            2: 8 x 4 in registers, sums in blocks, operands in f16
 //% include "lib/dtype.wgsl"
 
 struct Params {
@@ -18,15 +18,17 @@ struct At { a: u32, b: u32, bias: u32, out: u32 }
 @group(1) @binding(1) var<uniform> at: At;
 //% if vec
 alias Memory = vec4<T>;
+alias Result = vec4f;
 //% else
 alias Memory = T;
+alias Result = f32;
 //% endif
 @group(0) @binding(0) var<storage, read_write> a: array<Memory>;   // [m, k], or [k, m] when trans_a
 @group(0) @binding(1) var<storage, read_write> b: array<Memory>;   // [k, n], or [n, k] when trans_b
 //% if bias
-@group(0) @binding(2) var<storage, read_write> bias: array<T>;     // [n]
+@group(0) @binding(2) var<storage, read_write> bias: array<f32>;   // [n]
 //% endif
-@group(0) @binding(3) var<storage, read_write> out: array<Memory>; // [m, n]
+@group(0) @binding(3) var<storage, read_write> out: array<Result>; // [m, n]
 
 const TILE = ${tile}u;
 const QUADS = ${tile // 4}u; // of a tile's side
@@ -112,7 +114,7 @@ ${load("b", "n", trans_b)}
   var shift = vec4f(0.0);
   for (var j = 0u; j < 4u; j++) {
     if column + j < p.n {
-      shift[j] = f32(bias[at.bias + column + j]);
+      shift[j] = bias[at.bias + column + j];
     }
   }
 //% endif
@@ -127,18 +129,18 @@ ${load("b", "n", trans_b)}
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
 //% if add
-      value += vec4f(out[to]);
+      value += out[to];
 //% endif
-      out[to] = vec4<T>(value);
+      out[to] = value;
     }
 //% else
     for (var j = 0u; j < 4u; j++) {
       if row < p.m && column + j < p.n {
         let to = at.out + row * p.n + column + j;
 //% if add
-        out[to] = T(f32(out[to]) + value[j]);
+        out[to] += value[j];
 //% else
-        out[to] = T(value[j]);
+        out[to] = value[j];
 //% endif
       }
     }

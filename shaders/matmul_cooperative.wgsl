@@ -19,9 +19,9 @@ struct At { a: u32, b: u32, bias: u32, out: u32 }
 @group(0) @binding(0) var<storage, read_write> a: array<T>;    // [m, k], or [k, m] when trans_a
 @group(0) @binding(1) var<storage, read_write> b: array<T>;    // [k, n], or [n, k] when trans_b
 //% if bias
-@group(0) @binding(2) var<storage, read_write> bias: array<T>; // [n]
+@group(0) @binding(2) var<storage, read_write> bias: array<f32>; // [n]
 //% endif
-@group(0) @binding(3) var<storage, read_write> out: array<T>;  // [m, n]
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;  // [m, n]
 
 //% set matrix = "coop_mat" ~ size ~ "x" ~ size
 //% set parts = 32 // size
@@ -52,10 +52,10 @@ fn matmul_cooperative(
     var value = 0.0;
     if row < p.m && column < p.n {
 //% if bias
-      value += f32(bias[at.bias + column]);
+      value += bias[at.bias + column];
 //% endif
 //% if add
-      value += f32(out[at.out + row * p.n + column]);
+      value += out[at.out + row * p.n + column];
 //% endif
     }
     c_tile[e / 64u * C_PITCH + e % 64u] = value;
@@ -130,7 +130,7 @@ fn matmul_cooperative(
     let row = first_row + e / 64u;
     let column = first_column + e % 64u;
     if row < p.m && column < p.n {
-      out[at.out + row * p.n + column] = T(c_tile[e / 64u * C_PITCH + e % 64u]);
+      out[at.out + row * p.n + column] = c_tile[e / 64u * C_PITCH + e % 64u];
     }
   }
 }

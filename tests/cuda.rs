@@ -203,7 +203,7 @@ mod program {
     use anyhow::{Context, Result, ensure};
     use tempfile::TempDir;
 
-    use super::common::{TRAIN, corpus, text};
+    use super::common::{TRAIN, corpus, losses, text};
 
     /// A folder in which the interpreter is libcuda.
     fn driver() -> Result<TempDir> {
@@ -219,6 +219,28 @@ mod program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xlnet"));
         command.current_dir(dir).env("LD_LIBRARY_PATH", driver).envs(env.iter().copied());
         Ok(command.args(line.split_whitespace()).output()?)
+    }
+
+    /// Dropout on, memories on: recorded steps on the card have the losses of the processor.
+    #[test]
+    fn pretraining_has_the_losses_of_the_processor() -> Result<()> {
+        let (driver, dir) = (driver()?, corpus());
+        let dir = dir.path();
+        let line = TRAIN.replace("0.01", "0.001");
+        for (device, extra) in [("cpu", ""), ("cuda", ""), ("cpu", "--use_bfloat16"), ("cuda", "--use_bfloat16")] {
+            let line = format!("{line} --device {device} --model_dir {device}{extra} {extra}");
+            let out = xlnet(dir, driver.path(), &line, &[])?;
+            ensure!(out.status.success(), "{line}: {}", text(&out.stderr));
+        }
+        for (extra, loss_bound, norm_bound) in [("", 1e-5, 1e-4), ("--use_bfloat16", 1e-3, 2e-2)] {
+            let [cpu, cuda] = ["cpu", "cuda"].map(|device| losses(&dir.join(format!("{device}{extra}"))));
+            ensure!(cpu.len() == 3 && cuda.len() == 3, "{cpu:?} and {cuda:?}");
+            for (a, b) in cpu.iter().zip(&cuda) {
+                let far = |a: Option<f64>, b: Option<f64>| a.zip(b).map_or(f64::INFINITY, |(a, b)| (a / b - 1.0).abs());
+                ensure!(far(a.1, b.1) < loss_bound && far(a.2, b.2) < norm_bound, "{extra}: {cpu:?} and {cuda:?}");
+            }
+        }
+        Ok(())
     }
 
     #[test]

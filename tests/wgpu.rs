@@ -10,6 +10,11 @@ use std::process::Command;
 
 use program::*;
 use xlnet::backend::Device;
+use xlnet::backend::lower::{Caps, Context, Slice, fuse};
+use xlnet::config::XlnetConfig;
+use xlnet::op::Op;
+use xlnet::tensor::DType;
+use xlnet::train::step::{Objective, OptimizerOptions, StepOptions, StepProgram};
 
 /// False where there is no adapter; in CI, that is a failure.
 fn there() -> bool {
@@ -72,4 +77,37 @@ fn pretraining_follows_the_cpu() {
         train(dir, "wgpu", "--train_steps 2 --model_dir again");
         assert!(std::fs::metadata(&path).expect("a file").len() > 32, "it was not written anew");
     }
+}
+
+/// Norms and updates of all parameters: one sum in two launches, and one update each of what decays and what does not.
+#[test]
+fn a_step_updates_all_parameters_in_four_launches() {
+    let small = XlnetConfig { n_layer: 3, d_model: 32, n_head: 2, d_head: 16, d_inner: 64, ..XlnetConfig::base() };
+    let options = StepOptions {
+        transformer: Default::default(),
+        objective: Objective::Tokens { classes: 3 },
+        accumulate: 1,
+        float: DType::F32,
+        optimizer: Some(OptimizerOptions::default()),
+    };
+    let program = StepProgram::build(&small, &options).expect("a program").program;
+    let plan = Device::Wgpu(0).plan(&program).expect("a plan");
+    let slice = |id| {
+        let placement = plan.placement(id);
+        Slice { buffer: placement.role as usize, offset: placement.offset, bytes: placement.bytes, element: 4 }
+    };
+    let caps = Caps::default();
+    let context = |index| Context {
+        tensors: &program.tensors,
+        slice: &slice,
+        workspace: plan.workspace(index).map(|p| Slice { buffer: 9, offset: p.offset, bytes: p.bytes, element: 4 }),
+        caps: &caps,
+        place: program.place(index),
+    };
+    let fused = fuse(&program, context).expect("launches");
+    let updates = program.steps.iter().filter(|step| matches!(step.op, Op::Adam(_) | Op::SquareNorm(_))).count();
+    let (ops, launches) =
+        (fused.iter().map(|f| f.ops.len()).sum::<usize>(), fused.iter().map(|f| f.launches.len()).sum::<usize>());
+    println!("{ops} norms and updates in {launches} launches");
+    assert!(updates > 80 && ops == updates && launches == 4, "{ops} of {updates} in {launches}");
 }

@@ -25,6 +25,7 @@ const SHADERS: &[(&str, &str)] = files! { "shaders":
     "activation.wgsl"
     "activation_grad.wgsl"
     "adam.wgsl"
+    "cast_half.wgsl"
     "column_sum.wgsl"
     "copy_blocks.wgsl"
     "dropout.wgsl"

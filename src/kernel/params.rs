@@ -135,7 +135,7 @@ params! {
         pieces: u32,
     }
     /// Of `cast`.
-    "cast" Cast {
+    "cast" "cast_half" Cast {
         /// Elements.
         n: u32,
     }

@@ -342,11 +342,14 @@ impl Update {
         let decay = |b: &Builder, t: &Trained| {
             let name = &b.desc(t.param).name;
             let layers = decay_layer(name).map_or(0, |layer| config.n_layer - 1 - layer);
-            (decays(name), layers)
+            (decays(name), o.lr_layer_decay_rate.powi(layers as i32))
         };
         // What is updated alike comes together, as in the plan: backends then need one launch for all of it.
         let mut ordered = trained.clone();
-        ordered.sort_by_key(|t| decay(b, t));
+        ordered.sort_by_key(|t| {
+            let (decays, scale) = decay(b, t);
+            (decays, scale.to_bits())
+        });
         b.scoped("norm", |b| {
             for (i, t) in ordered.iter().enumerate() {
                 let out = if i == 0 { Target::set(square_norm) } else { Target::add(square_norm) };
@@ -356,8 +359,7 @@ impl Update {
         })?;
         b.scoped("adam", |b| {
             for t in &ordered {
-                let (decays, layers) = decay(b, t);
-                let scale = o.lr_layer_decay_rate.powi(layers as i32);
+                let (decays, scale) = decay(b, t);
                 let (grad_scale, lr_scale) = match o.layer_decay {
                     LayerDecay::Gradient => (scale, 1.0),
                     LayerDecay::LearningRate => (1.0, scale),

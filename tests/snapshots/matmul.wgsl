@@ -9,10 +9,11 @@ struct At { a: u32, b: u32, bias: u32, out: u32 }
 @group(1) @binding(0) var<uniform> p: Params;
 @group(1) @binding(1) var<uniform> at: At;
 alias Memory = vec4<T>;
+alias Result = vec4f;
 @group(0) @binding(0) var<storage, read_write> a: array<Memory>;   // [m, k], or [k, m] when trans_a
 @group(0) @binding(1) var<storage, read_write> b: array<Memory>;   // [k, n], or [n, k] when trans_b
-@group(0) @binding(2) var<storage, read_write> bias: array<T>;     // [n]
-@group(0) @binding(3) var<storage, read_write> out: array<Memory>; // [m, n]
+@group(0) @binding(2) var<storage, read_write> bias: array<f32>;   // [n]
+@group(0) @binding(3) var<storage, read_write> out: array<Result>; // [m, n]
 
 const TILE = 64u;
 const QUADS = 16u; // of a tile's side
@@ -84,7 +85,7 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   var shift = vec4f(0.0);
   for (var j = 0u; j < 4u; j++) {
     if column + j < p.n {
-      shift[j] = f32(bias[at.bias + column + j]);
+      shift[j] = bias[at.bias + column + j];
     }
   }
   {
@@ -93,8 +94,8 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += vec4f(out[to]);
-      out[to] = vec4<T>(value);
+      value += out[to];
+      out[to] = value;
     }
   }
   {
@@ -103,8 +104,8 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += vec4f(out[to]);
-      out[to] = vec4<T>(value);
+      value += out[to];
+      out[to] = value;
     }
   }
   {
@@ -113,8 +114,8 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += vec4f(out[to]);
-      out[to] = vec4<T>(value);
+      value += out[to];
+      out[to] = value;
     }
   }
   {
@@ -123,8 +124,8 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += vec4f(out[to]);
-      out[to] = vec4<T>(value);
+      value += out[to];
+      out[to] = value;
     }
   }
   {
@@ -133,8 +134,8 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += vec4f(out[to]);
-      out[to] = vec4<T>(value);
+      value += out[to];
+      out[to] = value;
     }
   }
   {
@@ -143,8 +144,8 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += vec4f(out[to]);
-      out[to] = vec4<T>(value);
+      value += out[to];
+      out[to] = value;
     }
   }
   {
@@ -153,8 +154,8 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += vec4f(out[to]);
-      out[to] = vec4<T>(value);
+      value += out[to];
+      out[to] = value;
     }
   }
   {
@@ -163,8 +164,8 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += vec4f(out[to]);
-      out[to] = vec4<T>(value);
+      value += out[to];
+      out[to] = value;
     }
   }
 }

@@ -104,7 +104,9 @@ pub fn find(number: usize) -> Result<CardInfo> {
     let all = cards()?;
     let Some(info) = all.get(number).cloned() else {
         let count = all.len();
-        return Err(Error::device(format!("device cuda:{number}: this machine has {count} NVIDIA cards")));
+        return Err(Error::device(format!(
+            "device cuda:{number}: this machine has {count} NVIDIA cards; use one of them, or --device cpu"
+        )));
     };
     if info.capability < OLDEST {
         let (CardInfo { name, capability: (major, minor), .. }, (oldest, _)) = (&info, OLDEST);

@@ -3,8 +3,8 @@
 use super::movement::{Columns, column_sums};
 use super::{Context, Launch};
 use crate::Result;
-use crate::kernel::Variant;
 use crate::kernel::params::{self, size};
+use crate::kernel::{Language, Variant};
 use crate::op::{ColumnSum, MatMul, Write};
 
 /// Side of the big tile; where it would leave most of a GPU idle, tiles of half the side are used.
@@ -13,12 +13,13 @@ const TILE: usize = 64;
 const TILES: usize = 96;
 
 pub fn matmul(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
-    if c.desc(op.a).dtype.is_half() {
+    let halves = c.desc(op.a).dtype.is_half();
+    if halves && c.caps.language == Language::Ptx {
         return half(op, c);
     }
     let MatMul { a, b, bias, out, m, n, k, trans_a, trans_b } = *op;
     let params = params::Matmul { m: size(m)?, n: size(n)?, k: size(k)? };
-    let dtype = c.dtype(a)?;
+    let dtype = if halves { c.half(a)? } else { c.dtype(a)? };
     let cooperative = c.caps.cooperative[usize::from(dtype == "f16")];
     if let Some(matrix) = cooperative.filter(|_| m.min(n).min(k) >= TILE / 2) {
         let variant = Variant::new("matmul_cooperative")

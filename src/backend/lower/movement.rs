@@ -2,8 +2,8 @@
 
 use super::{Context, Launch, Slice};
 use crate::Result;
-use crate::kernel::Variant;
 use crate::kernel::params::{self, size};
+use crate::kernel::{Language, Variant};
 use crate::op::{
     Cast, CopyBlocks, Fill, GatherRows, GatherRowsGrad, MixRows, MixRowsGrad, Target, WeightedRows, WeightedRowsGrad,
     Write,
@@ -29,8 +29,10 @@ const CAST: usize = 4 * WG as usize;
 
 pub fn cast(op: &Cast, c: &Context) -> Result<Vec<Launch>> {
     let (n, dtype) = (c.len(op.out), c.half(op.out)?);
-    let vec = c.first(op.src).is_multiple_of(4) && c.first(op.out).is_multiple_of(4);
-    let variant = Variant::new("cast").name("dtype", dtype).flag("vec", vec).int("wg", WG);
+    let vec = [n, c.first(op.src), c.first(op.out)].iter().all(|x| x.is_multiple_of(4));
+    // WGSL reserves the word.
+    let template = if c.caps.language == Language::Wgsl { "cast_half" } else { "cast" };
+    let variant = Variant::new(template).name("dtype", dtype).flag("vec", vec).int("wg", WG);
     Ok(vec![c.launch(variant, &params::Cast { n: size(n)? }, &[op.src, op.out].map(Some), c.flat(n, CAST)?)?])
 }
 

@@ -166,17 +166,38 @@ impl WgpuExecutor {
         }
     }
 
+    /// Copies whole words to a buffer.
+    fn write_words(&mut self, buffer: usize, offset: usize, bytes: &[u8]) -> Result<()> {
+        let Some(size) = BufferSize::new(bytes.len() as u64) else { return Ok(()) };
+        let buffer = self.arenas.buffers[buffer].clone();
+        if bytes.len() > STAGED {
+            // Copies encoded so far come first.
+            self.submit()?;
+            self.gpu.queue.write_buffer(&buffer, offset as u64, bytes);
+        } else {
+            self.encoder();
+            if let Some(encoder) = &mut self.encoder {
+                self.belt.write_buffer(encoder, &buffer, offset as u64, size).copy_from_slice(bytes);
+            }
+        }
+        self.gpu.check()
+    }
+
     /// Copies bytes of a buffer to the host.
     fn fetch(&mut self, buffer: usize, offset: usize, out: &mut [u8]) -> Result<()> {
         let (source, target) = (self.arenas.buffers[buffer].clone(), self.readback.clone());
-        let bytes = out.len().next_multiple_of(4) as u64;
-        self.encoder().copy_buffer_to_buffer(&source, offset as u64, &target, 0, Some(bytes));
+        // Whole words are copied; numbers of half precision may begin and end within one.
+        let skip = offset % 4;
+        let bytes = (skip + out.len()).next_multiple_of(4) as u64;
+        self.encoder().copy_buffer_to_buffer(&source, (offset - skip) as u64, &target, 0, Some(bytes));
         self.submit()?;
         target.map_async(wgpu::MapMode::Read, 0..bytes, |_| {});
         self.gpu.wait()?;
         let name = self.gpu.name();
         let mapped = target.get_mapped_range(0..bytes);
-        out.copy_from_slice(&mapped.map_err(|error| Error::device(format!("{name}: {error}")))?[..out.len()]);
+        let mapped = mapped.map_err(|error| Error::device(format!("{name}: {error}")))?;
+        out.copy_from_slice(&mapped[skip..skip + out.len()]);
+        drop(mapped);
         target.unmap();
         Ok(())
     }
@@ -220,24 +241,24 @@ impl Executor for WgpuExecutor {
     }
     fn write(&mut self, id: TensorId, bytes: &[u8]) -> Result<()> {
         let slice = self.slice(id, bytes.len())?;
-        let Some(size) = BufferSize::new(bytes.len() as u64) else { return Ok(()) };
         self.indices.remember(&self.program, id, bytes);
-        let buffer = self.arenas.buffers[slice.buffer].clone();
-        if bytes.len() > STAGED {
-            // Copies encoded so far come first.
-            self.submit()?;
-            self.gpu.queue.write_buffer(&buffer, slice.offset as u64, bytes);
-        } else {
-            self.encoder();
-            if let Some(encoder) = &mut self.encoder {
-                self.belt.write_buffer(encoder, &buffer, slice.offset as u64, size).copy_from_slice(bytes);
-            }
+        let start = slice.offset / 4 * 4;
+        let end = (slice.offset + bytes.len()).next_multiple_of(4);
+        if end - start == bytes.len() {
+            return self.write_words(slice.buffer, start, bytes);
         }
-        self.gpu.check()
+        // Numbers of half precision that begin or end within a word: the rest of the word stays as it is.
+        let mut words = vec![0; end - start];
+        let piece = self.readback.size() as usize - 4;
+        for (i, words) in words.chunks_mut(piece).enumerate() {
+            self.fetch(slice.buffer, start + i * piece, words)?;
+        }
+        words[slice.offset - start..][..bytes.len()].copy_from_slice(bytes);
+        self.write_words(slice.buffer, start, &words)
     }
     fn read(&mut self, id: TensorId, bytes: &mut [u8]) -> Result<()> {
         let slice = self.slice(id, bytes.len())?;
-        let piece = self.readback.size() as usize;
+        let piece = self.readback.size() as usize - 4; // a word for what begins within one
         for (i, out) in bytes.chunks_mut(piece).enumerate() {
             self.fetch(slice.buffer, slice.offset + i * piece, out)?;
         }
