@@ -26,7 +26,7 @@ fn help_is_there() {
     }
     assert!(succeeds(dir.path(), "program dump --batch 2 --seq-len 8").starts_with("phase backward"));
     assert!(succeeds(dir.path(), "program plan --task squad --inference --batch 2 --seq-len 8").contains("parameters"));
-    assert!(succeeds(dir.path(), "memory --seq-len 8 --budget 2GiB").contains("largest batch in 2.00 GiB"));
+    assert!(succeeds(dir.path(), "memory --seq-len 8 --budget 4GiB").contains("largest batch in 4.00 GiB"));
 }
 
 #[test]

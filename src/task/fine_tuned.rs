@@ -301,7 +301,10 @@ impl FineTuned {
         }
         match checkpoints(dir)?.into_iter().next() {
             Some((_, path)) => Ok(path),
-            None => Err(Error::data(dir, "there is no model here: neither config.json, nor best, nor step-<n>")),
+            None => {
+                let what = "there is no model here: neither config.json, nor best, nor step-<n>";
+                Err(Error::data(dir, format!("{what}; name what `xlnet finetune` made as model_dir")))
+            }
         }
     }
 

@@ -273,7 +273,8 @@ impl Session {
         let (hyper, square_norm) = (update.hyper, update.square_norm);
         self.upload_keys()?;
         self.exec.upload_f64(hyper, &optimizer.hyper(self.step))?;
-        self.exec.run(0..self.step_program.program.steps.len())?;
+        let program = &self.step_program.program;
+        self.exec.run(program.phase("backward").start..program.phase("update").end)?;
         let loss = self.exec.download_f64(self.step_program.loss)?[0];
         let gradient_norm = self.exec.download_f64(square_norm)?[0].sqrt();
         let learning_rate = optimizer.schedule.rate(self.step);
