@@ -55,7 +55,7 @@ for task in $tasks; do
     sts-b) learn sts-b eval_pearsonr 16 --data_dir "$data/sts-b" --predict_file "$data/sts-b/train.tsv" --max_seq_length 64 --train_steps 300 --save_steps 100 ;;
     imdb) learn imdb eval_accuracy 16 --data_dir imdb --max_seq_length 128 --train_steps 300 --save_steps 100 ;;
     csc) learn csc eval_accuracy 16 --data_dir "$data/chnsenticorp" --predict_file "$data/chnsenticorp/train.tsv" --max_seq_length 128 --train_steps 300 --save_steps 100 ;;
-    race) learn race eval_accuracy 8 --data_dir "$data/race" --predict_file "$data/race/train" --max_seq_length 256 --train_steps 800 --save_steps 200 ;;
+    race) learn race eval_accuracy 8 --data_dir "$data/race" --predict_file "$data/race/train" --max_seq_length 256 --train_steps 400 --save_steps 100 ;;
     squad) learn squad best_f1 16 --data_dir "$data/squad" --predict_file "$data/squad/train-v2.0.json" --max_seq_length 192 --train_steps 1200 --save_steps 300 ;;
     cmrc2018) learn cmrc2018 f1 16 --data_dir "$data/cmrc2018" --predict_file "$data/cmrc2018/cmrc2018_train.json" --max_seq_length 256 --train_steps 1200 --save_steps 300 ;;
     drcd) learn drcd f1 16 --data_dir "$data/drcd" --predict_file "$data/drcd/DRCD_training.json" --max_seq_length 256 --train_steps 1200 --save_steps 300 ;;

@@ -9,7 +9,6 @@ use super::example::{ChoiceExample, Remarks, read_text};
 use super::feature::{Feature, Sequence, Target};
 use super::table::json_lines;
 use super::texts::{files_of, layout};
-use crate::data::record_info::Split;
 use crate::data::special::{CLS, SEP};
 use crate::{Error, Result};
 
@@ -36,11 +35,11 @@ struct Passage {
     answers: Vec<String>,
 }
 
-/// Reads `{dir}/{split}/{middle,high}/*`.
+/// Reads `{folder}/{middle,high}/*`; RACE calls its folders by the split.
 ///
 /// # Errors
 /// When a folder is missing, or a file is no RACE file.
-pub fn read_race(dir: &Path, split: Split, levels: Levels, remarks: &mut Remarks) -> Result<Vec<ChoiceExample>> {
+pub fn read_race(folder: &Path, levels: Levels, remarks: &mut Remarks) -> Result<Vec<ChoiceExample>> {
     let wanted: &[&str] = match levels {
         Levels::All => &["middle", "high"],
         Levels::Middle => &["middle"],
@@ -48,7 +47,7 @@ pub fn read_race(dir: &Path, split: Split, levels: Levels, remarks: &mut Remarks
     };
     let mut examples = vec![];
     for level in wanted {
-        for path in files_of(&dir.join(split.to_string()).join(level), None)? {
+        for path in files_of(&folder.join(level), None)? {
             let text = read_text(&path)?;
             let passage: Passage = serde_json::from_str(&text).map_err(|e| {
                 Error::data(

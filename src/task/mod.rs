@@ -205,7 +205,7 @@ impl Task {
                 let training = labelled && place.split == Split::Train;
                 Examples::Questions(span::read::read(&self.file(place), answerable, training, r)?)
             }
-            (Source::Race(levels), _) => Examples::Choices(choices::read_race(&place.dir, place.split, *levels, r)?),
+            (Source::Race(levels), _) => Examples::Choices(choices::read_race(&self.file(place), *levels, r)?),
             (Source::ChoiceLines, answer) => {
                 let count = if let Answer::Choice(count) = answer { Some(*count) } else { None };
                 Examples::Choices(choices::read_lines(&self.file(place), count, r)?)
@@ -254,7 +254,7 @@ impl Task {
                 _ => place.dir.clone(),
             },
             Source::Squad { prefix, names, .. } => file_of(place, &format!("{prefix}{}", names[at])),
-            Source::Race(_) => place.dir.join(place.split.to_string()),
+            Source::Race(_) => file_of(place, &place.split.to_string()),
             Source::ChoiceLines => file_of(place, ["train.jsonl", "dev.jsonl", "test.jsonl"][at]),
             Source::Words { .. } => file_of(place, ["train.txt", "dev.txt", "test.txt"][at]),
         }

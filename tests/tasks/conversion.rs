@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 use xlnet::data::record_info::Split;
+use xlnet::task::choices::Levels;
 use xlnet::task::convert::Conversion;
 use xlnet::task::encoder::Encoder;
+use xlnet::task::example::Examples;
 use xlnet::task::{Custom, Place as Set, Task};
 
 use crate::common::Place;
@@ -76,6 +78,27 @@ fn options_of_race_see_earlier_ones_only_when_asked() {
     let original = Conversion { accumulate_options: true, ..fixed };
     let got = features(&place, "race", Split::Dev, &original);
     assert_eq!(row(&got[0], 1), join(&[&context, &[4], &qa("cats"), &[4], &qa("pears")]));
+}
+
+#[test]
+fn a_folder_takes_the_place_of_race_s_own() {
+    let place = Place::new();
+    let passage = |answer: &str| {
+        json!({"article": "anna has books", "questions": ["she has _"],
+            "options": [["cats", "pears", "apples", "horses"]], "answers": [answer]})
+        .to_string()
+    };
+    place.write("train/high/1.txt", passage("B"));
+    place.write("dev/high/1.txt", passage("D"));
+    let custom = Custom { levels: Levels::High, ..Custom::default() };
+    let label = |file| {
+        let set = Set { dir: place.path().to_owned(), split: Split::Dev, file };
+        let Examples::Choices(all) = Task::named("race", &custom, &set).unwrap().read(&set, true).unwrap().0 else {
+            panic!("no choices")
+        };
+        all[0].label
+    };
+    assert_eq!((label(None), label(Some(place.path().join("train")))), (Some(3), Some(1)));
 }
 
 #[test]
