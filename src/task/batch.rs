@@ -106,6 +106,9 @@ fn upload_tokens(
     session.input_i32("input_ids", &ids)?;
     session.input_i32("padding", &hidden)?;
     session.input_i32("segment_ids", &segments)?;
+    if session.options().transformer.memory == 0 {
+        return Ok(());
+    }
     let forgotten: Vec<f32> = hidden.iter().map(|&hidden| hidden as f32).collect();
     session.input_f32("forgotten", &forgotten)
 }

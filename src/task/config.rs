@@ -8,9 +8,11 @@ use toml::Table;
 use super::choices::Levels;
 use super::convert::Conversion;
 use super::{Answer, Custom, Place, Task};
+use crate::config::XlnetConfig;
 use crate::data::record_info::Split;
 use crate::model::heads::{SummaryOptions, SummaryType};
 use crate::model::{PositionDropout, Recompute};
+use crate::train::import::ImportOptions;
 use crate::train::init::{InitMethod, InitOptions};
 use crate::train::keys::{DeadKey, Key, Keyed, Kind, Words, config_keys, dead, near, read_table};
 use crate::train::schedule::{DecayMethod, Schedule};
@@ -434,6 +436,18 @@ impl FinetuneConfig {
     pub fn memory(&self, task: &Task) -> usize {
         let length = self.max_seq_length.unwrap_or(default_length(task));
         if self.windows > 1 { self.mem_len.unwrap_or(length) } else { 0 }
+    }
+    /// How a checkpoint of another program is read for `task`: sizes that are named stand in for those of a TensorFlow
+    /// checkpoint; others have their own.
+    ///
+    /// # Errors
+    /// When the file of sizes is missing or damaged.
+    pub fn import_options(&self, task: &Task) -> Result<ImportOptions> {
+        Ok(ImportOptions {
+            sizes: self.model_config_path.as_ref().map(|path| XlnetConfig::read(path)).transpose()?,
+            usual_head: task.original_scope(&self.cls_scope),
+            ..ImportOptions::default()
+        })
     }
     /// How spans are found.
     pub fn search(&self) -> super::evaluate::SpanSearch {

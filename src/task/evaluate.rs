@@ -95,6 +95,15 @@ impl Setup {
         Session::new(&self.model, options, self.device, 0)
     }
 
+    /// Tokens of a window that features of at most `longest` tokens are read in. The distance to what is remembered, zeros
+    /// before any text too, must not depend on padding, so memories need the full length.
+    pub(super) fn length(&self, longest: usize) -> usize {
+        if self.mem_len > 0 {
+            return self.max_seq_length;
+        }
+        self.task.length(longest, self.max_seq_length, self.summary)
+    }
+
     /// Indices of features by the tokens of a window and the number of windows that they need: those that run together.
     pub(super) fn by_shape<'a>(
         &self,
@@ -103,12 +112,8 @@ impl Setup {
         let mut by_shape: BTreeMap<_, Vec<usize>> = BTreeMap::new();
         for (i, feature) in features.enumerate() {
             let longest = feature.longest();
-            let shape = if self.mem_len > 0 {
-                (self.max_seq_length, longest.div_ceil(self.max_seq_length))
-            } else {
-                (self.task.length(longest, self.max_seq_length, self.summary), 1)
-            };
-            by_shape.entry(shape).or_default().push(i);
+            let length = self.length(longest);
+            by_shape.entry((length, longest.div_ceil(length))).or_default().push(i);
         }
         by_shape
     }

@@ -236,12 +236,7 @@ impl FineTuned {
     /// When a file is missing or damaged, or the model has no head for this task.
     pub fn import(named: &Path, config: &FinetuneConfig, device: Device) -> Result<Self> {
         let task = config.task()?;
-        let options = ImportOptions {
-            sizes: config.model_config_path.as_ref().map(|path| XlnetConfig::read(path)).transpose()?,
-            usual_head: task.original_scope(&config.cls_scope),
-            ..ImportOptions::default()
-        };
-        let model = import(named, &options)?;
+        let model = import(named, &config.import_options(&task)?)?;
         check_sizes(config, &model.config, "the checkpoint")?;
         let head = match task.answer {
             Answer::Class(_) | Answer::Number | Answer::Choice(_) => "logits_proj.weight",

@@ -225,10 +225,7 @@ impl Finetuning {
             model,
             device,
         };
-        let length = match setup.mem_len {
-            0 => setup.task.length(train.longest(), setup.max_seq_length, setup.summary),
-            _ => setup.max_seq_length,
-        };
+        let length = setup.length(train.longest());
         let options = step_options(&config, &setup, length);
         let copies = if config.background_save { Copies::Snapshot } else { Copies::None };
         let mut session = Session::open(&setup.model, options, device, config.seed, copies)?;

@@ -9,7 +9,7 @@ use crate::config::{HuggingFaceConfig, LAYER_NORM_EPS, XlnetConfig};
 use crate::data::tokenizer::Tokenizer;
 use crate::model::hugging_face::CONFIG_FILE;
 use crate::train::checkpoint::{Checkpoint, latest};
-use crate::train::import::{ImportOptions, Imported, import};
+use crate::train::import::{Imported, import};
 use crate::train::init::initialize;
 use crate::train::load::LoadOptions;
 use crate::train::session::Session;
@@ -55,13 +55,7 @@ impl Origin {
             };
             return Ok(Origin::Nothing(XlnetConfig::read(path)?));
         };
-        // Sizes that are named stand in for those of a TensorFlow checkpoint; others have their own.
-        let options = ImportOptions {
-            sizes: config.model_config_path.as_ref().map(|path| XlnetConfig::read(path)).transpose()?,
-            usual_head: task.original_scope(&config.cls_scope),
-            ..ImportOptions::default()
-        };
-        let model = import(named, &options)?;
+        let model = import(named, &config.import_options(task)?)?;
         check_sizes(config, &model.config, "init_checkpoint")?;
         Ok(Origin::Model(Box::new(model)))
     }

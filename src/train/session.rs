@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::fit;
-use super::step::{OptimizerOptions, StepOptions, StepProgram};
+use super::step::{OptimizerOptions, StepOptions, StepProgram, Update};
 use crate::backend::{CheckFinite, Device, Executor};
 use crate::config::XlnetConfig;
 use crate::data::batch::Batch;
@@ -250,12 +250,26 @@ impl Session {
     /// # Errors
     /// When the program has no update, or the device fails.
     pub fn update(&mut self) -> Result<(f64, f64)> {
-        let missing = || Error::plan("a program without gradients cannot be updated");
-        let optimizer: OptimizerOptions = self.options.optimizer.ok_or_else(missing)?;
-        let update = self.step_program.update.as_ref().ok_or_else(missing)?;
-        self.exec.upload_f64(update.hyper, &optimizer.hyper(self.step))?;
+        self.upload_hyper()?;
         self.exec.run_phase("update")?;
-        let norm = self.exec.download_f64(update.square_norm)?[0].sqrt();
+        self.updated()
+    }
+    /// The optimiser and the tensors of its update.
+    fn updating(&self) -> Result<(OptimizerOptions, &Update)> {
+        let missing = || Error::plan("a program without gradients cannot be updated");
+        Ok((self.options.optimizer.ok_or_else(missing)?, self.step_program.update.as_ref().ok_or_else(missing)?))
+    }
+    /// Uploads this step's constants of the optimiser.
+    fn upload_hyper(&mut self) -> Result<()> {
+        let (optimizer, update) = self.updating()?;
+        let hyper = update.hyper;
+        self.exec.upload_f64(hyper, &optimizer.hyper(self.step))
+    }
+    /// Counts the step; returns norm and learning rate of the update that was run.
+    fn updated(&mut self) -> Result<(f64, f64)> {
+        let (optimizer, update) = self.updating()?;
+        let square_norm = update.square_norm;
+        let norm = self.exec.download_f64(square_norm)?[0].sqrt();
         let rate = optimizer.schedule.rate(self.step);
         self.step += 1;
         Ok((norm, rate))
@@ -267,18 +281,12 @@ impl Session {
     /// # Errors
     /// When the program has no update, or the device fails.
     pub fn train(&mut self) -> Result<StepResult> {
-        let missing = || Error::plan("a program without gradients cannot be trained");
-        let optimizer: OptimizerOptions = self.options.optimizer.ok_or_else(missing)?;
-        let update = self.step_program.update.as_ref().ok_or_else(missing)?;
-        let (hyper, square_norm) = (update.hyper, update.square_norm);
         self.upload_keys()?;
-        self.exec.upload_f64(hyper, &optimizer.hyper(self.step))?;
+        self.upload_hyper()?;
         let program = &self.step_program.program;
         self.exec.run(program.phase("backward").start..program.phase("update").end)?;
         let loss = self.exec.download_f64(self.step_program.loss)?[0];
-        let gradient_norm = self.exec.download_f64(square_norm)?[0].sqrt();
-        let learning_rate = optimizer.schedule.rate(self.step);
-        self.step += 1;
+        let (gradient_norm, learning_rate) = self.updated()?;
         Ok(StepResult { step: self.step, loss, gradient_norm, learning_rate })
     }
 

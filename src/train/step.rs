@@ -321,7 +321,7 @@ fn remember(
     for micro in 0..options.accumulate {
         let part = Inputs { dropout_key: None, ..inputs.micro(b, t, micro)? };
         let net = Transformer::forward(b, config, t, params, part, false)?;
-        commit_memory(b, &net.new_memory.clone(), net.old_memory())?;
+        commit_memory(b, &net.new_memory, net.old_memory())?;
     }
     Ok(())
 }

@@ -18,7 +18,6 @@ pub fn matmul(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
         return half(op, c);
     }
     let MatMul { a, b, bias, out, m, n, k, trans_a, trans_b } = *op;
-    let params = params::Matmul { m: size(m)?, n: size(n)?, k: size(k)? };
     let dtype = if halves { c.half(a)? } else { c.dtype(a)? };
     let cooperative = c.caps.cooperative[usize::from(dtype == "f16")];
     if let Some(matrix) = cooperative.filter(|_| m.min(n).min(k) >= TILE / 2) {
@@ -29,6 +28,7 @@ pub fn matmul(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
             .flag("trans_b", trans_b)
             .flag("bias", bias.is_some())
             .flag("add", out.write == Write::Add);
+        let params = params::Matmul { m: size(m)?, n: size(n)?, k: size(k)? };
         let grid = c.fits([size(n.div_ceil(TILE))?, size(m.div_ceil(TILE))?, 1])?;
         return Ok(vec![c.launch(variant, &params, &[Some(a), Some(b), bias, Some(out.id)], grid)?]);
     }
@@ -38,16 +38,7 @@ pub fn matmul(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
     let contiguous = [if trans_a { m } else { k }, if trans_b { k } else { n }, n];
     let starts = [a, b, out.id].map(|id| c.first(id));
     let vec = contiguous.iter().chain(&starts).all(|x| x.is_multiple_of(4));
-    let variant = Variant::new("matmul")
-        .name("dtype", dtype)
-        .flag("trans_a", trans_a)
-        .flag("trans_b", trans_b)
-        .flag("bias", bias.is_some())
-        .flag("add", out.write == Write::Add)
-        .flag("vec", vec)
-        .int("tile", tile as u32);
-    let grid = c.fits([size(n.div_ceil(tile))?, size(m.div_ceil(tile))?, 1])?;
-    Ok(vec![c.launch(variant, &params, &[Some(a), Some(b), bias, Some(out.id)], grid)?])
+    product("matmul", dtype, vec, tile, op, c)
 }
 
 /// Side of the big tile of products in half precision, which is eight times as much work for a matrix unit as for others.
@@ -55,15 +46,28 @@ const HALF_TILE: usize = 128;
 
 /// On matrix units: operands in half precision, sums and result in f32.
 fn half(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
-    let MatMul { a, b, bias, out, m, n, k, trans_a, trans_b } = *op;
+    let MatMul { a, b, out, m, n, k, trans_a, trans_b, .. } = *op;
     let tiles = m.div_ceil(HALF_TILE) * n.div_ceil(HALF_TILE);
     let tile = if tiles < TILES { HALF_TILE / 2 } else { HALF_TILE };
     // 16 bytes at once where every row of both operands begins at a multiple of that; two numbers of the result.
     let contiguous = [if trans_a { m } else { k }, if trans_b { k } else { n }, c.first(a), c.first(b)];
     let vec =
         contiguous.iter().all(|x| x.is_multiple_of(8)) && [n, c.first(out.id)].iter().all(|x| x.is_multiple_of(2));
-    let variant = Variant::new("matmul_half")
-        .name("dtype", c.half(a)?)
+    product("matmul_half", c.half(a)?, vec, tile, op, c)
+}
+
+/// One block for each tile of the result.
+fn product(
+    template: &'static str,
+    dtype: &'static str,
+    vec: bool,
+    tile: usize,
+    op: &MatMul,
+    c: &Context,
+) -> Result<Vec<Launch>> {
+    let MatMul { a, b, bias, out, m, n, k, trans_a, trans_b } = *op;
+    let variant = Variant::new(template)
+        .name("dtype", dtype)
         .flag("trans_a", trans_a)
         .flag("trans_b", trans_b)
         .flag("bias", bias.is_some())
