@@ -31,7 +31,7 @@ pub use movement::{
 pub use optimizer::{Adam, SquareNorm};
 pub use position::{Groups, PositionEncoding};
 pub use rel_attention::{
-    Mask, QueryStream, QueryStreamGrad, RelAttention, RelAttentionGrad, RelativeTerms, RelativeTermsGrad, SegmentTerms,
+    HALF_HEAD_DIM, Mask, QueryStream, QueryStreamGrad, RelAttention, RelAttentionGrad, RelativeTerms, RelativeTermsGrad, SegmentTerms,
     SegmentTermsGrad,
 };
 
