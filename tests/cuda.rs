@@ -228,7 +228,11 @@ mod program {
         let dir = dir.path();
         let line = TRAIN.replace("0.01", "0.001");
         // Products in bf16, and with heads of 64 elements attention too.
-        let kinds = [("f32", "", 1e-5, 1e-4), ("bf16", "--use_bfloat16", 1e-3, 2e-2), ("tensor-cores", "--use_bfloat16", 1e-3, 2e-2)];
+        let kinds = [
+            ("f32", "", 1e-5, 1e-4),
+            ("bf16", "--use_bfloat16", 1e-3, 2e-2),
+            ("tensor-cores", "--use_bfloat16", 1e-3, 2e-2),
+        ];
         for (kind, extra, loss_bound, norm_bound) in kinds {
             let line = if kind == "tensor-cores" { line.replace("--d_head 8", "--d_head 64") } else { line.clone() };
             for device in ["cpu", "cuda"] {
@@ -254,7 +258,10 @@ mod program {
                         named(&format!("rel_attention{kernel}.f32.{stream}.")),
                         named(&format!("rel_attention_mma{kernel}.bf16.{stream}.")),
                     );
-                    ensure!(fast == (kind == "tensor-cores") && general != fast, "{kind}: {kernel} {stream} of {kernels:?}");
+                    ensure!(
+                        fast == (kind == "tensor-cores") && general != fast,
+                        "{kind}: {kernel} {stream} of {kernels:?}"
+                    );
                 }
             }
         }

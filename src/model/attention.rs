@@ -4,8 +4,8 @@ use super::memory::copy_positions;
 use super::transformer::{MaskKind, Transformer, accumulate, site};
 use crate::Result;
 use crate::op::{
-    CopyBlocks, DropoutSite, Groups, HALF_HEAD_DIM, LayerNorm, LayerNormGrad, Mask, QueryStream, QueryStreamGrad, RelAttention,
-    RelAttentionGrad, RelativeTerms, RelativeTermsGrad, SegmentTerms, SegmentTermsGrad, Target, Write,
+    CopyBlocks, DropoutSite, Groups, HALF_HEAD_DIM, LayerNorm, LayerNormGrad, Mask, QueryStream, QueryStreamGrad,
+    RelAttention, RelAttentionGrad, RelativeTerms, RelativeTermsGrad, SegmentTerms, SegmentTermsGrad, Target, Write,
 };
 use crate::program::Builder;
 use crate::tensor::{DType, TensorId};

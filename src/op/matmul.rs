@@ -55,8 +55,18 @@ impl Operation for MatMul {
         let [a, b, out] = [self.a, self.b, self.out.id].map(|id| t.get(id).dtype);
         t.expect("b", a == b, a, b)?;
         let rounded = a.is_half() && out == a;
-        t.expect("out", rounded || !out.is_half() && (a.is_half() || a == out), "the program's type, or that of a", out)?;
-        t.expect("out", !rounded || self.out.write == Write::Set, "a sum in the program's type", "one in half precision")?;
+        t.expect(
+            "out",
+            rounded || !out.is_half() && (a.is_half() || a == out),
+            "the program's type, or that of a",
+            out,
+        )?;
+        t.expect(
+            "out",
+            !rounded || self.out.write == Write::Set,
+            "a sum in the program's type",
+            "one in half precision",
+        )?;
         t.expect_len("a", self.a, self.m * self.k)?;
         t.expect_len("b", self.b, self.k * self.n)?;
         t.expect_len("out", self.out.id, self.m * self.n)?;

@@ -236,9 +236,11 @@ impl Operation for RelAttention {
         let stored: Vec<(&str, TensorId)> = [("v", Some(self.v)), ("q", self.q), ("out", self.out)]
             .into_iter()
             .chain(self.query.iter().flat_map(|s| [("query q", Some(s.q)), ("query out", Some(s.out))]))
-            .chain(self.relative.iter().flat_map(|r| {
-                [("r", Some(r.r)), ("w_bias", Some(r.w_bias)), ("r_bias", Some(r.r_bias))]
-            }))
+            .chain(
+                self.relative
+                    .iter()
+                    .flat_map(|r| [("r", Some(r.r)), ("w_bias", Some(r.w_bias)), ("r_bias", Some(r.r_bias))]),
+            )
             .chain(self.segment.iter().flat_map(|s| [("s_bias", Some(s.s_bias)), ("seg_embed", Some(s.seg_embed))]))
             .filter_map(|(what, id)| Some((what, id?)))
             .collect();

@@ -92,7 +92,8 @@ impl Driver for Interpreter {
         let (module, kernel) = &self.modules[launch.kernel];
         let addresses = launch.addresses.iter().map(|address| Argument::U64(*address));
         let arguments: Vec<_> = [Argument::Bytes(launch.params.clone())].into_iter().chain(addresses).collect();
-        let report = self.machine.launch(module, kernel.entry, launch.grid, launch.block, launch.shared as usize, &arguments);
+        let report =
+            self.machine.launch(module, kernel.entry, launch.grid, launch.block, launch.shared as usize, &arguments);
         let report = report.map_err(|error| Error::kernel(format!("{}: {error}", kernel.rendered.label)))?;
         self.report.add(&report);
         Ok(())

@@ -134,7 +134,8 @@ impl Setup {
     /// thousand products, without rounding.
     pub fn sixteenths(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> TensorId {
         let shape = shape.into();
-        let values = self.normals(shape.len()).into_iter().map(|x| (x.clamp(-3.9, 3.9) * 16.0).round() / 16.0).collect();
+        let values =
+            self.normals(shape.len()).into_iter().map(|x| (x.clamp(-3.9, 3.9) * 16.0).round() / 16.0).collect();
         self.add(name, shape, dtype, Role::Input, Values::Floats(values))
     }
     /// A tensor of numbers between `low` and `high`.

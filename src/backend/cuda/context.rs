@@ -209,7 +209,9 @@ impl Context {
             let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function was found just now.
             let set = unsafe { sys::cuFuncSetAttribute(function.0, most, kernel.shared as c_int) }.result();
-            set.map_err(|error| self.failed(&format!("{} bytes of shared memory for kernel {label}", kernel.shared), error))?;
+            set.map_err(|error| {
+                self.failed(&format!("{} bytes of shared memory for kernel {label}", kernel.shared), error)
+            })?;
         }
         functions.insert(kernel.rendered.hash.clone(), function);
         Ok(function)

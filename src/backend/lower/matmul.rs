@@ -2,10 +2,10 @@
 
 use super::movement::{Columns, column_sums};
 use super::{Context, Launch};
-use crate::{Error, Result};
 use crate::kernel::params::{self, size};
 use crate::kernel::{Language, Value, Variant};
 use crate::op::{ColumnSum, MatMul, Write};
+use crate::{Error, Result};
 
 /// Side of the big tile; where it would leave most of a GPU idle, tiles of half the side are used.
 const TILE: usize = 64;
@@ -80,8 +80,7 @@ fn product(
     let MatMul { a, b, bias, out, m, n, k, trans_a, trans_b } = *op;
     let mut variant = variant.flag("trans_a", trans_a).flag("trans_b", trans_b).flag("bias", bias.is_some());
     variant.keys.push(into);
-    let variant = variant.flag("vec", vec)
-        .int("tile", tile as u32);
+    let variant = variant.flag("vec", vec).int("tile", tile as u32);
     let params = params::Matmul { m: size(m)?, n: size(n)?, k: size(k)? };
     let grid = c.fits([size(n.div_ceil(tile))?, size(m.div_ceil(tile))?, 1])?;
     Ok(vec![c.launch(variant, &params, &[Some(a), Some(b), bias, Some(out.id)], grid)?])

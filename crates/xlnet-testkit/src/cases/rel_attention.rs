@@ -26,8 +26,8 @@ pub fn cases() -> Vec<Case> {
     for config in halves() {
         for dtype in [DType::Bf16, DType::F16] {
             let config = Attention { half: Some(dtype), ..config };
-            let both =
-                Case::new(format!("rel_attention_grad/{}", config.label()), move |s| config.push_both(s)).rounded(dtype, bound);
+            let both = Case::new(format!("rel_attention_grad/{}", config.label()), move |s| config.push_both(s))
+                .rounded(dtype, bound);
             cases.push(both.wider(32.0, "the same sums in f64 as those of the other cases"));
         }
     }

@@ -73,7 +73,8 @@ impl Attention<'_> {
         blocks: usize,
     ) -> Result<Launch> {
         let variant = variant.int("d", HALF_HEAD_DIM as u32).int("wg", WG);
-        if let Some(odd) = buffers.iter().flatten().find(|slice| slice.element == 2 && !slice.offset.is_multiple_of(16)) {
+        if let Some(odd) = buffers.iter().flatten().find(|slice| slice.element == 2 && !slice.offset.is_multiple_of(16))
+        {
             let (place, offset) = (&self.c.place, odd.offset);
             return Err(Error::plan(format!(
                 "{place}: kernel {variant} takes tensors at multiples of 16 bytes, but one lies at byte {offset}"
@@ -123,7 +124,8 @@ impl Attention<'_> {
         let Some((dout, dq)) = stream.grads else { return Ok(()) };
         let [q, dout, dq, lse, out] = [stream.q, dout, dq, stream.lse, stream.out].map(|id| self.slice(id));
         let [k, dk, dv] = [op.k, grad.dk, grad.dv].map(|id| self.slice(id));
-        let (r, seg_embed) = (op.relative.and_then(|r| self.slice(r.r)), op.segment.and_then(|s| self.slice(s.seg_embed)));
+        let (r, seg_embed) =
+            (op.relative.and_then(|r| self.slice(r.r)), op.segment.and_then(|s| self.slice(s.seg_embed)));
         let rows = op.batch * op.heads * stream.rows;
         let variant = Variant::new("rel_attention_mma_deltas").name("dtype", dtype);
         launches.push(self.mma(variant, &params, &[dout, out, work], rows.div_ceil(WARPS))?);
