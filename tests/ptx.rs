@@ -39,9 +39,16 @@ type Need = (u32, u32, &'static str);
 fn assemble(kernel: &KernelText, last: bool) -> Result<Vec<(&'static str, Need)>> {
     let (label, text) = (&kernel.rendered.label, &kernel.rendered.text);
     let relatives = if last { &RELATIVES[..] } else { &[] };
-    let oldest = architecture(Module::parse(text)?.target())?;
+    let module = Module::parse(text)?;
+    let oldest = architecture(module.target())?;
+    let alone = module.target().ends_with('a');
+    let targets: Vec<&'static str> = match alone {
+        true => RELATIVES.into_iter().filter(|target| *target == module.target()).collect(), // the text is for one card
+        false => GENERATIONS.iter().chain(relatives).copied().collect(),
+    };
+    ensure!(!targets.is_empty(), "{label}: its target {} is not checked", module.target());
     let mut found = vec![];
-    for target in GENERATIONS.iter().chain(relatives).copied() {
+    for target in targets {
         if architecture(target)? < oldest {
             continue; // the text is for newer cards
         }

@@ -54,7 +54,7 @@ pub struct Caps {
 }
 
 /// Work groups that keep every device busy; scratch is planned for launches of this size.
-pub const FILL: usize = 512;
+pub const FILL: usize = 2048;
 
 impl Default for Caps {
     /// A plain desktop adapter: what is lowered for it where there is no device.

@@ -255,8 +255,9 @@ params! {
     /// Of the kernels of relative attention; `work` is the op's scratch. Offsets are in words of 4 bytes.
     "rel_attention" "rel_attention_grad" "rel_attention_grad_deltas" "rel_attention_grad_keys" "rel_attention_grad_rows"
     "rel_attention_grad_positions" "rel_attention_mma" "rel_attention_mma_deltas" "rel_attention_mma_grad"
-    "rel_attention_mma_grad_keys" "rel_attention_mma_grad_positions" "rel_attention_mma_segments" "rel_attention_rows"
-    "rel_attention_segments" RelAttention {
+    "rel_attention_mma_grad_keys" "rel_attention_mma_grad_positions" "rel_attention_mma_grad_positions_sum"
+    "rel_attention_mma_segments" "rel_attention_rows" "rel_attention_segments" "rel_attention_wgmma"
+    "rel_attention_wgmma_grad_keys" RelAttention {
         /// B.
         batch: u32,
         /// H.
@@ -291,7 +292,7 @@ params! {
         query: u32,
         /// 1: there is a segment term.
         segments: u32,
-        /// 1: add to the results; 2: keep sums of dr in f32, for a later launch adds to them.
+        /// 1: add to the results.
         accumulate: u32,
         /// `[B, rows]` row of r that belongs to key 0, counted over all groups; 0xffffffff: padded target.
         starts: u32,
@@ -305,7 +306,7 @@ params! {
         row_sums: u32,
         /// `[B, H, N]` f32: sum of ds over rows.
         column_sums: u32,
-        /// `[G, H, P]` f32: sum of ds over the pairs of a row of r.
+        /// `[G, H, P]` f32: sum of ds over the pairs of a row of r; with tensor cores `[splits, G, H, P]`.
         position_sums: u32,
         /// First batch row of the slab, the part of the batch and of its rows whose ds is in scratch.
         first_batch: u32,
@@ -315,10 +316,12 @@ params! {
         first_row: u32,
         /// Rows of the slab, a multiple of 32.
         slab_rows: u32,
-        /// WGSL: `[batches, H, slab_rows, 32 ceil(N/32)]` f32: ds. Tensor cores: `[G, P, H, D]` f32: dr so far.
+        /// WGSL: `[batches, H, slab_rows, 32 ceil(N/32)]` f32: ds. Tensor cores: `[splits, G, P, H, D]` f32: dr.
         slab: u32,
         /// `[batches, H, slab_rows, ceil(N/32)]` f32: sum of p over 32 keys, those of another segment.
         others: u32,
+        /// Parts of a slab's batch rows whose sums of dr are made side by side.
+        splits: u32,
     }
     /// Of `rel_attention_grad_bias`.
     "rel_attention_grad_bias" RelAttentionGradBias {

@@ -98,7 +98,8 @@ impl Layout {
             let blocks = |rows: usize| rows.div_ceil(BLOCK);
             let of_streams: usize = rows.iter().map(|rows| blocks(b * rows)).sum();
             let most = of_streams.max(blocks(b * op.keys())).max(blocks(op.groups * op.positions()));
-            let (columns, positions) = (take(b * h * op.keys()), take(op.groups * h * op.positions()));
+            let splits = if halves { tensor_cores::splits(op) } else { 1 };
+            let (columns, positions) = (take(b * h * op.keys()), take(splits * op.groups * h * op.positions()));
             let sums = take(most * h * op.head_dim);
             (layout.column_sums, layout.position_sums, layout.bias_sums) = (columns, positions, sums);
             let most = |words: &dyn Fn(usize) -> usize| rows.iter().map(|&rows| words(rows)).max().unwrap_or(0);
@@ -209,6 +210,7 @@ impl<'a> Attention<'a> {
             slab_rows: size(stream.rows)?,
             slab: 0,
             others: 0,
+            splits: 0,
         })
     }
 

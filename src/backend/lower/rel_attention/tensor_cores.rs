@@ -1,9 +1,12 @@
 //! The tensor-core kernels of PTX: halves, heads of 64 elements, cards from A100 on. Blocks own 64 rows, keys or rows of r.
 //!
 //! Backward finds the score gradients ds once, for some batch rows at a time: `rel_attention_mma_grad_keys` writes them to
-//! scratch and sums dk and dv, then `rel_attention_mma_grad` sums dq and `rel_attention_mma_grad_positions` dr, whose sums
-//! stay in f32 until the last launch. As many batch rows are taken as keep a card busy: more would not be faster, but ds
-//! would leave the card's cache.
+//! scratch and sums dk and dv, then `rel_attention_mma_grad` sums dq and `rel_attention_mma_grad_positions` dr, in f32 and in
+//! splits of the batch rows, which `rel_attention_mma_grad_positions_sum` adds at the end. As many batch rows are taken as
+//! keep a card busy.
+//!
+//! On Hopper (compute capability 9.0) products of a whole warp group, `wgmma`, take the place of those of a warp where they
+//! are many: in the forward kernel and in that of the keys, of the content stream.
 
 use super::{Attention, Stream};
 use crate::backend::lower::{Context, FILL, Launch, Slice};
@@ -18,9 +21,10 @@ const TILE: usize = 64;
 const WG: u32 = 128;
 /// Rows of a block where a warp owns one.
 const WARPS: usize = WG as usize / 32;
-/// Bits of `accumulate`.
-const ADD: u32 = 1;
-const KEEP: u32 = 2;
+/// Rows of a block whose deltas eight lanes find each.
+const EIGHTS: usize = WG as usize / 8;
+/// Hopper, whose warp-group instructions are its own.
+const HOPPER: (u32, u32) = (9, 0);
 
 /// Requires that there are kernels for `op` in half precision; the template value of its element type.
 ///
@@ -59,9 +63,15 @@ pub fn pairs_words(op: &RelAttention, rows: usize) -> usize {
     batches(op, rows, FILL) * op.heads * rows * pairs_of_row(op) / 2
 }
 
+/// Splits of the sums of dr, so that their blocks keep a card busy.
+pub fn splits(op: &RelAttention) -> usize {
+    let blocks = op.groups * op.heads * op.positions().div_ceil(TILE);
+    FILL.div_ceil(blocks.max(1)).clamp(1, op.batch.max(1))
+}
+
 /// Words of scratch for the sums of dr.
 pub fn position_words(op: &RelAttention) -> usize {
-    if op.relative.is_some() { op.groups * op.positions() * op.heads * op.head_dim } else { 0 }
+    if op.relative.is_some() { splits(op) * op.groups * op.positions() * op.heads * op.head_dim } else { 0 }
 }
 
 impl Attention<'_> {
@@ -85,6 +95,11 @@ impl Attention<'_> {
     fn tiles(&self, template: &'static str, dtype: &'static str, stream: &Stream) -> Variant {
         Variant::new(template).name("dtype", dtype).name("relative", self.relative(stream))
     }
+    /// `warp_group` where it serves this stream, else `warp`.
+    fn products(&self, warp: &'static str, warp_group: &'static str, stream: &Stream) -> &'static str {
+        let serves = self.c.caps.capability == HOPPER && self.relative(stream) != "rows";
+        if serves { warp_group } else { warp }
+    }
 
     /// The forward launch of a stream.
     pub(super) fn forward_mma(
@@ -95,7 +110,8 @@ impl Attention<'_> {
         buffers: &[Option<Slice>],
     ) -> Result<Launch> {
         let blocks = self.op.batch * self.op.heads * stream.rows.div_ceil(TILE);
-        self.mma(self.tiles("rel_attention_mma", dtype, stream), params, buffers, blocks)
+        let template = self.products("rel_attention_mma", "rel_attention_wgmma", stream);
+        self.mma(self.tiles(template, dtype, stream), params, buffers, blocks)
     }
 
     /// Scores of the segment term of a stream; `buffers` are q, s_bias, seg_embed and the scratch.
@@ -128,7 +144,7 @@ impl Attention<'_> {
             (op.relative.and_then(|r| self.slice(r.r)), op.segment.and_then(|s| self.slice(s.seg_embed)));
         let rows = op.batch * op.heads * stream.rows;
         let variant = Variant::new("rel_attention_mma_deltas").name("dtype", dtype);
-        launches.push(self.mma(variant, &params, &[dout, out, work], rows.div_ceil(WARPS))?);
+        launches.push(self.mma(variant, &params, &[dout, out, work], rows.div_ceil(EIGHTS))?);
 
         let part = batches(op, stream.rows, c.caps.fill.min(FILL));
         for first in (0..op.batch).step_by(part) {
@@ -141,21 +157,26 @@ impl Attention<'_> {
 
             let mut buffers = self.inputs(stream);
             buffers.extend([self.key(), dout, lse, work, pairs, dk, dv]);
-            let variant = self.tiles("rel_attention_mma_grad_keys", dtype, stream);
+            let template = self.products("rel_attention_mma_grad_keys", "rel_attention_wgmma_grad_keys", stream);
+            let variant = self.tiles(template, dtype, stream);
             launches.push(self.mma(variant, &params, &buffers, blocks(op.keys()))?);
 
             let variant = self.tiles("rel_attention_mma_grad", dtype, stream);
             launches.push(self.mma(variant, &params, &[k, r, seg_embed, work, pairs, dq], blocks(stream.rows))?);
 
             let (Some(terms), Some(relative)) = (&op.relative, &grad.relative) else { continue };
-            let begun = params.accumulate == 1 || first > 0;
-            let last = first + batches == op.batch && all.last().is_some_and(|last| last.q == stream.q);
-            let accumulate = if begun { ADD } else { 0 } | if last { 0 } else { KEEP };
-            let params = params::RelAttention { accumulate, ..params };
+            let accumulate = u32::from(params.accumulate == 1 || first > 0);
+            let splits = splits(op);
+            let params = params::RelAttention { accumulate, splits: size(splits)?, ..params };
             let [w_bias, r_bias, dr] = [terms.w_bias, terms.r_bias, relative.dr].map(|id| self.slice(id));
             let variant = self.tiles("rel_attention_mma_grad_positions", dtype, stream);
             let blocks = op.groups * op.heads * op.positions().div_ceil(TILE);
-            launches.push(self.mma(variant, &params, &[q, w_bias, r_bias, work, pairs, dr], blocks)?);
+            launches.push(self.mma(variant, &params, &[q, w_bias, r_bias, work, pairs], splits * blocks)?);
+            if first + batches == op.batch && all.last().is_some_and(|last| last.q == stream.q) {
+                let variant = Variant::new("rel_attention_mma_grad_positions_sum").name("dtype", dtype);
+                let pairs = op.groups * op.positions() * op.heads * op.head_dim / 2;
+                launches.push(self.mma(variant, &params, &[work, dr], pairs.div_ceil(WG as usize))?);
+            }
         }
         Ok(())
     }
