@@ -239,12 +239,21 @@ mod program {
         let (driver, with_products, dir) = (driver()?, driver_with_products()?, corpus());
         let dir = dir.path();
         let line = TRAIN.replace("0.01", "0.001");
-        for (extra, loss_bound, norm_bound) in [("", 1e-5, 1e-4), ("--use_bfloat16", 1e-3, 2e-2)] {
+        // Products in bf16, and with heads of 64 elements attention too.
+        let kinds = [
+            ("f32", "", 1e-5, 1e-4),
+            ("bf16", "--use_bfloat16", 1e-3, 2e-2),
+            ("tensor-cores", "--use_bfloat16", 1e-3, 2e-2),
+        ];
+        for (kind, extra, loss_bound, norm_bound) in kinds {
+            let line = if kind == "tensor-cores" { line.replace("--d_head 8", "--d_head 64") } else { line.clone() };
             let run = |device: &str, driver: &TempDir, name: &str| -> Result<_> {
-                let line = format!("{line} --device {device} --model_dir {name}{extra} {extra}");
-                let out = xlnet(dir, driver.path(), &line, &[("XLNET_LOG", "debug")])?;
+                let line = format!("{line} --device {device} --model_dir {name}-{kind} {extra}");
+                let kernels = dir.join(format!("{name}-{kind}.kernels"));
+                let env = [("XLNET_DUMP_KERNELS", kernels.to_str().context("a path")?), ("XLNET_LOG", "debug")];
+                let out = xlnet(dir, driver.path(), &line, &env)?;
                 ensure!(out.status.success(), "{line}: {}", text(&out.stderr));
-                Ok((losses(&dir.join(format!("{name}{extra}"))), text(&out.stderr)))
+                Ok((losses(&dir.join(format!("{name}-{kind}"))), text(&out.stderr)))
             };
             let (cpu, _) = run("cpu", &driver, "cpu")?;
             let (ours, told) = run("cuda", &driver, "ours")?;
@@ -258,7 +267,23 @@ mod program {
                 for (a, b) in cpu.iter().zip(&cuda) {
                     let far =
                         |a: Option<f64>, b: Option<f64>| a.zip(b).map_or(f64::INFINITY, |(a, b)| (a / b - 1.0).abs());
-                    ensure!(far(a.1, b.1) < loss_bound && far(a.2, b.2) < norm_bound, "{extra}: {cpu:?} and {cuda:?}");
+                    ensure!(far(a.1, b.1) < loss_bound && far(a.2, b.2) < norm_bound, "{kind}: {cpu:?} and {cuda:?}");
+                }
+            }
+            let kernels: Vec<_> = std::fs::read_dir(dir.join(format!("ours-{kind}.kernels")))?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect::<std::io::Result<_>>()?;
+            let named = |start: &str| kernels.iter().any(|name| name.starts_with(start));
+            for stream in ["band", "rows"] {
+                for kernel in ["", "_grad", "_grad_keys", "_grad_positions"] {
+                    let (general, fast) = (
+                        named(&format!("rel_attention{kernel}.f32.{stream}.")),
+                        named(&format!("rel_attention_mma{kernel}.bf16.{stream}.")),
+                    );
+                    ensure!(
+                        fast == (kind == "tensor-cores") && general != fast,
+                        "{kind}: {kernel} {stream} of {kernels:?}"
+                    );
                 }
             }
         }

@@ -370,7 +370,8 @@ impl Finetuning {
     /// When the loss or the gradient is no number, or the device fails.
     pub fn step(&mut self) -> Result<StepResult> {
         let (task, step) = (&self.setup.task, self.session.step());
-        let (order, features, size) = (&mut self.order, &self.train.features, self.config.train_batch_size.unwrap_or(1));
+        let (order, features, size) =
+            (&mut self.order, &self.train.features, self.config.train_batch_size.unwrap_or(1));
         let mut upload = |session: &mut Session, step: u64| {
             let batch = order.batch(step, size);
             upload(session, task, &batch.into_iter().map(|i| &features[i]).collect::<Vec<_>>())

@@ -8,7 +8,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
 
 use super::executor::Kernels;
-use super::{Call, Driver, KernelLaunch};
+use super::{Call, Driver};
 use crate::kernel::params::{self, Params, size};
 use crate::kernel::{Value, Variant};
 use crate::op::{Adam, Op, SquareNorm, Target, Write};
@@ -92,16 +92,9 @@ impl<D: Driver> Fuse<'_, D> {
         self.driver.write(address, bytes)?;
         Ok(address)
     }
-    fn launch(
-        &mut self,
-        variant: &Variant,
-        params: &impl Params,
-        blocks: u32,
-        addresses: Vec<u64>,
-    ) -> Result<Call> {
-        let (kernel, block) = self.kernels.load(self.driver, variant)?;
-        let (grid, params) = ([blocks, 1, 1], bytes_of(params).to_vec());
-        Ok(Call::Kernel(KernelLaunch { kernel, grid, block, params, addresses }))
+    fn launch(&mut self, variant: &Variant, params: &impl Params, blocks: u32, addresses: Vec<u64>) -> Result<Call> {
+        let kernel = self.kernels.load(self.driver, variant)?;
+        Ok(Call::Kernel(kernel.launch([blocks, 1, 1], bytes_of(params).to_vec(), addresses)))
     }
 
     fn adams(&mut self, first: &Adam, ops: &[&Adam]) -> Result<Call> {
