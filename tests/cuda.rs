@@ -146,7 +146,7 @@ fn a_step_that_was_run_before_is_one_call() -> Result<()> {
 fn rows_in_one_launch_are_their_ops() -> Result<()> {
     let update = update()?;
     let run = |fused: bool, hyper: [f32; 6], norm_is: Option<f32>| -> Result<(f32, Vec<f32>)> {
-        let mut exec = Interpreter::open(Schedule::Ascending, update.program.clone())?;
+        let mut exec = Interpreter::open(Schedule::Ascending, (8, 0), update.program.clone())?;
         let exec: &mut dyn Executor = &mut exec;
         exec.upload_f32(update.hyper, &hyper)?;
         for (i, &id) in update.inputs.iter().chain(&update.states).enumerate() {
@@ -431,7 +431,7 @@ fn matrix_units_meet_no_bank_twice() -> Result<()> {
             let right = half("b", if trans_b { [n, k] } else { [k, n] });
             let out = Target::set(b.output("out", [m, n]));
             b.push(MatMul { a: left, b: right, bias: None, out, m, n, k, trans_a, trans_b })?;
-            let mut exec = Interpreter::open(Schedule::Ascending, Arc::new(b.finish()?))?;
+            let mut exec = Interpreter::open(Schedule::Ascending, (8, 0), Arc::new(b.finish()?))?;
             exec.run(0..1)?;
             let report = exec.driver().report();
             let products = (m * n * k / (16 * 8 * 16)) as u64;

@@ -33,6 +33,22 @@ fn contract() -> Result<()> {
     Ok(())
 }
 
+/// Where a card of a newer generation has kernels of its own.
+#[test]
+fn hopper() -> Result<()> {
+    let mut cases = cases::all();
+    cases.retain(|case| {
+        case.name.starts_with("rel_attention_grad/bf16") || case.name.starts_with("rel_attention_grad/f16")
+    });
+    assert!(!cases.is_empty());
+    for line in Support::run(&Backend::HOPPERS.map(|backend| (backend, DType::F32)), &cases) {
+        println!("{line}");
+        assert!(line.failed.is_empty() && line.unsupported.is_empty(), "{line}");
+        assert_eq!(line.ran(), cases.len());
+    }
+    Ok(())
+}
+
 #[test]
 fn every_op_has_cases_and_names_are_unique() -> Result<()> {
     let (mut names, mut ops) = (HashSet::new(), HashSet::new());

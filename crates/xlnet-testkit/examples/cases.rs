@@ -5,12 +5,12 @@
 //! XLNET_TEMPLATES=. cargo run -p xlnet-testkit --example cases -- interpreter matmul   # kernels of this folder, no build
 //! ```
 //!
-//! The backend is a device (`cpu`, `wgpu`, `cuda:0`), `interpreter` or `interpreter:descending`.
+//! The backend is a device (`cpu`, `wgpu`, `cuda:0`), `interpreter` or `hopper` (the interpreter as a card of
+//! capability 8.0 or 9.0), or one of these with `:descending`.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use ptx_interpreter::Schedule;
 use xlnet::backend::Device;
 use xlnet::tensor::DType;
 use xlnet_testkit::{Backend, Outcome, cases, run_case};
@@ -19,8 +19,10 @@ fn main() -> Result<()> {
     let mut words = std::env::args().skip(1);
     let (name, word) = (words.next().context("which backend?")?, words.next().unwrap_or_default());
     let backend = match name.as_str() {
-        "interpreter" => Backend::Interpreter(Schedule::Ascending),
-        "interpreter:descending" => Backend::Interpreter(Schedule::Descending),
+        "interpreter" => Backend::INTERPRETERS[0],
+        "interpreter:descending" => Backend::INTERPRETERS[1],
+        "hopper" => Backend::HOPPERS[0],
+        "hopper:descending" => Backend::HOPPERS[1],
         device => device.parse::<Device>()?.into(),
     };
     let (started, mut failed) = (Instant::now(), 0);

@@ -10,13 +10,16 @@ use xlnet::program::Program;
 
 use crate::interpreter::Interpreter;
 
+const A100: (u32, u32) = (8, 0);
+const HOPPER: (u32, u32) = (9, 0);
+
 /// Runs programs in tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Backend {
     /// A device that users can name.
     Device(Device),
-    /// The CUDA backend on the interpreter.
-    Interpreter(Schedule),
+    /// The CUDA backend on the interpreter, as a card of a compute capability.
+    Interpreter(Schedule, (u32, u32)),
 }
 
 impl From<Device> for Backend {
@@ -29,8 +32,13 @@ impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Backend::Device(device) => fmt::Display::fmt(device, f),
-            Backend::Interpreter(Schedule::Ascending) => f.write_str("cuda:interpreter"),
-            Backend::Interpreter(Schedule::Descending) => f.write_str("cuda:interpreter (descending)"),
+            Backend::Interpreter(schedule, (major, minor)) => {
+                f.write_str("cuda:interpreter")?;
+                if (*major, *minor) != A100 {
+                    write!(f, " {major}.{minor}")?;
+                }
+                if *schedule == Schedule::Descending { f.write_str(" (descending)") } else { Ok(()) }
+            }
         }
     }
 }
@@ -38,7 +46,10 @@ impl fmt::Display for Backend {
 impl Backend {
     /// The CUDA backend on the interpreter, threads taking turns in both orders.
     pub const INTERPRETERS: [Backend; 2] =
-        [Backend::Interpreter(Schedule::Ascending), Backend::Interpreter(Schedule::Descending)];
+        [Backend::Interpreter(Schedule::Ascending, A100), Backend::Interpreter(Schedule::Descending, A100)];
+    /// The same as a card for which some kernels are others.
+    pub const HOPPERS: [Backend; 2] =
+        [Backend::Interpreter(Schedule::Ascending, HOPPER), Backend::Interpreter(Schedule::Descending, HOPPER)];
 
     /// Opens it and gives it `program`.
     ///
@@ -47,7 +58,9 @@ impl Backend {
     pub fn open(self, program: Arc<Program>) -> Result<Box<dyn Executor>> {
         match self {
             Backend::Device(device) => device.open(program),
-            Backend::Interpreter(schedule) => Ok(Box::new(Interpreter::open(schedule, program)?)),
+            Backend::Interpreter(schedule, capability) => {
+                Ok(Box::new(Interpreter::open(schedule, capability, program)?))
+            }
         }
     }
 }

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ptx_interpreter::{Argument, Buffer, Machine, Module, Report, Schedule};
 use xlnet::backend::cuda::{Call, CudaExecutor, Driver, KernelLaunch, KernelText};
+use xlnet::backend::lower::FILL;
 use xlnet::program::Program;
 use xlnet::{Error, Result};
 
 /// A machine that runs PTX without a GPU.
 pub struct Interpreter {
+    capability: (u32, u32),
     machine: Machine,
     buffers: Vec<Buffer>,
     modules: Vec<(Arc<Module>, KernelText)>,
@@ -18,18 +20,29 @@ pub struct Interpreter {
 }
 
 impl Interpreter {
-    /// A machine whose blocks, warps and lanes take turns as `schedule` says.
-    pub fn new(schedule: Schedule) -> Self {
+    /// A machine whose blocks, warps and lanes take turns as `schedule` says, a card of a compute capability.
+    pub fn new(schedule: Schedule, capability: (u32, u32)) -> Self {
         let mut machine = Machine::new();
         machine.schedule(schedule);
-        Interpreter { machine, buffers: vec![], modules: vec![], report: Report::default(), recordings: vec![] }
+        Interpreter {
+            capability,
+            machine,
+            buffers: vec![],
+            modules: vec![],
+            report: Report::default(),
+            recordings: vec![],
+        }
     }
     /// Gives `program` to such a machine.
     ///
     /// # Errors
     /// When an op has no PTX kernel.
-    pub fn open(schedule: Schedule, program: Arc<Program>) -> Result<CudaExecutor<Interpreter>> {
-        CudaExecutor::new(Interpreter::new(schedule), program)
+    pub fn open(
+        schedule: Schedule,
+        capability: (u32, u32),
+        program: Arc<Program>,
+    ) -> Result<CudaExecutor<Interpreter>> {
+        CudaExecutor::new(Interpreter::new(schedule, capability), program)
     }
     /// What all launches did.
     pub fn report(&self) -> &Report {
@@ -73,10 +86,11 @@ fn kernel_error(error: ptx_interpreter::Error) -> Error {
 
 impl Driver for Interpreter {
     fn capability(&self) -> (u32, u32) {
-        (8, 0)
+        self.capability
     }
     fn fill(&self) -> usize {
-        4 // small enough to show what happens in parts
+        // Small enough to show what happens in parts; for newer cards all at once.
+        if self.capability.0 > 8 { FILL } else { 4 }
     }
     fn separates_tensors(&self) -> bool {
         true

@@ -97,7 +97,7 @@ impl Attention<'_> {
     }
     /// `warp_group` where it serves this stream, else `warp`.
     fn products(&self, warp: &'static str, warp_group: &'static str, stream: &Stream) -> &'static str {
-        let serves = self.c.caps.capability == HOPPER && self.relative(stream) != "rows";
+        let serves = self.c.caps.capability == HOPPER && stream.positions.is_none();
         if serves { warp_group } else { warp }
     }
 
