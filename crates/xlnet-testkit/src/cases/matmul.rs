@@ -57,6 +57,12 @@ pub fn cases() -> Vec<Case> {
             });
             let alone = "one sum whose terms cancel is all there is to compare with";
             cases.push(if n == 1 { case.wider(25.0, alone) } else { case });
+            for dtype in [DType::Bf16, DType::F16] {
+                cases.push(Case::new(format!("column_sum/{dtype} {r}x{n} {write:?}"), move |s| {
+                    let (x, out) = (s.sixteenths("x", [r, n], dtype), s.target(write, "out", [n]));
+                    s.push(ColumnSum { x, out })
+                }));
+            }
         }
     }
     cases
@@ -109,8 +115,7 @@ fn half() -> Vec<Case> {
                     // Sums are exact, so that rounding them has one right answer.
                     let a = s.sixteenths("a", if trans_a { [k, m] } else { [m, k] }, dtype);
                     let b = s.sixteenths("b", if trans_b { [n, k] } else { [k, n] }, dtype);
-                    let float = s.builder.float();
-                    let bias = with_bias.then(|| s.sixteenths("bias", [n], float));
+                    let bias = with_bias.then(|| s.sixteenths("bias", [n], dtype));
                     let out = Target::set(s.output_in("out", [m, n], dtype));
                     s.push(MatMul { a, b, bias, out, m, n, k, trans_a, trans_b })
                 });
