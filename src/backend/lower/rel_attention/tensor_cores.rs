@@ -19,9 +19,7 @@ use crate::{Error, Result};
 const TILE: usize = 64;
 /// Threads of a block.
 const WG: u32 = 128;
-/// Rows of a block where a warp owns one.
-const WARPS: usize = WG as usize / 32;
-/// Rows of a block whose deltas eight lanes find each.
+/// Rows of a block where eight lanes own one.
 const EIGHTS: usize = WG as usize / 8;
 /// Hopper, whose warp-group instructions are its own.
 const HOPPER: (u32, u32) = (9, 0);
@@ -124,7 +122,7 @@ impl Attention<'_> {
     ) -> Result<Launch> {
         let rows = self.op.batch * self.op.heads * stream.rows;
         let variant = Variant::new("rel_attention_mma_segments").name("dtype", dtype);
-        self.mma(variant, params, buffers, rows.div_ceil(WARPS))
+        self.mma(variant, params, buffers, rows.div_ceil(EIGHTS))
     }
 
     /// The backward launches of a stream, one of `all`; `params` are those of the whole stream.
