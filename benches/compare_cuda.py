@@ -176,8 +176,8 @@ def attention(args) -> dict:
     return results
 
 
-def step(args) -> dict:
-    """Milliseconds of Hugging Face's training step under autocast."""
+def step(args, name: str) -> dict:
+    """Milliseconds of Hugging Face's training step under autocast, as it is or compiled."""
     import torch
     from transformers import XLNetConfig, XLNetForSequenceClassification
 
@@ -191,24 +191,21 @@ def step(args) -> dict:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=device == "cuda")
     ids = (torch.arange(batch * length, device=device) * 7919 % config.vocab_size).view(batch, length)
     labels = torch.arange(batch, device=device) % 2
-    results = {}
-    names = ["transformers"] if args.dry_run else ["transformers", "transformers compiled"]
-    for name in names:
-        forward = torch.compile(model) if name.endswith("compiled") else model
+    forward = torch.compile(model) if name.endswith("compiled") else model
 
-        def whole():
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=not args.f32):
-                loss = forward(input_ids=ids, labels=labels, use_mems=False).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+    def whole():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=not args.f32):
+            loss = forward(input_ids=ids, labels=labels, use_mems=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
 
-        try:
-            results["training step", name] = median_ms(whole, device, runs)
-        except Exception as error:  # out of memory, or what the compiler cannot do: the table says so
-            print(f"{name}: {type(error).__name__}: {str(error)[:300]}")
-    return results
+    try:
+        return {("training step", name): median_ms(whole, device, runs)}
+    except Exception as error:  # out of memory, or what the compiler cannot do: the table goes without it
+        print(f"{name}: {type(error).__name__}: {str(error)[:300]}")
+        return {}
 
 
 def table(args, mine: dict, theirs: dict) -> str:
@@ -243,7 +240,7 @@ def card() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=["tests", "attention", "step"], help="only this part")
+    parser.add_argument("--part", choices=["tests", "attention", "step", "speed"], help="only this part; speed: attention and step")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--f32", action="store_true", help="everything in f32 instead of bf16")
@@ -264,15 +261,17 @@ def main() -> None:
     if args.part == "tests":
         return
     mine, theirs = ours(args), {}
-    if args.part in (None, "attention"):
-        theirs |= attention(args)
-    if args.part in (None, "step"):
-        theirs |= step(args)
-    text = table(args, mine, theirs)
-    print("\n" + text)
-    (args.folder / "table.md").write_text(text + "\n")
-    figures = {"ours": mine, "theirs": {f"{a}, {b}": ms for (a, b), ms in theirs.items()}}
-    (args.folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    parts = [lambda: attention(args)] if args.part in (None, "attention", "speed") else []
+    if args.part in (None, "step", "speed"):
+        names = ["transformers"] if args.dry_run else ["transformers", "transformers compiled"]
+        parts += [lambda name=name: step(args, name) for name in names]
+    for part in parts:  # the table after each: compiling takes minutes, and nothing is lost if it is stopped
+        theirs |= part()
+        text = table(args, mine, theirs)
+        print("\n" + text, flush=True)
+        (args.folder / "table.md").write_text(text + "\n")
+        figures = {"ours": mine, "theirs": {f"{a}, {b}": ms for (a, b), ms in theirs.items()}}
+        (args.folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
