@@ -18,7 +18,6 @@ pub(super) struct Saved {
 /// Pushes the layer's second half.
 pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: TensorId) -> Result<(TensorId, Saved)> {
     let p = &net.params.layers[layer];
-    let rate = net.options.dropout;
     let pre = p.ff_1.forward(b, "ff_pre", x)?; // [R, I]
     let act = activation(b, net, layer, pre)?;
     let sum = p.ff_2.forward(b, "ff_sum", act)?; // [R, d]
@@ -28,7 +27,7 @@ pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: Tenso
     b.push(LayerNorm {
         x: sum,
         residual: Some(x),
-        dropout: net.dropout(site::layer(layer, site::FF_OUTPUT), rate),
+        dropout: net.dropout(site::layer(layer, site::FF_OUTPUT), layer),
         gamma: p.ff_norm.gamma,
         beta: p.ff_norm.beta,
         out,
@@ -42,7 +41,7 @@ pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: Tenso
 
 fn activation(b: &mut Builder, net: &Transformer, layer: usize, pre: TensorId) -> Result<TensorId> {
     let act = b.activation("ff_act", b.shape(pre)); // [R, I]
-    let dropout = net.dropout(site::layer(layer, site::FF_HIDDEN), net.options.dropout);
+    let dropout = net.dropout(site::layer(layer, site::FF_HIDDEN), layer);
     b.push(Activation { x: pre, out: act, kind: net.config.ff_activation.kind(), dropout })?;
     Ok(act)
 }
@@ -56,7 +55,7 @@ pub(super) fn backward(
     dout: TensorId,
 ) -> Result<TensorId> {
     let p = &net.params.layers[layer];
-    let dropout = net.dropout(site::layer(layer, site::FF_OUTPUT), net.options.dropout);
+    let dropout = net.dropout(site::layer(layer, site::FF_OUTPUT), layer);
     let dx = dout; // the residual's gradient, to which the branch's is added
     let dy = dropout.map(|_| b.activation("d_ff_sum", b.shape(dout))); // [R, d]
     let (dgamma, dbeta) = (b.grad(p.ff_norm.gamma), b.grad(p.ff_norm.beta));
@@ -75,7 +74,7 @@ pub(super) fn backward(
     let dy = dy.unwrap_or(dx);
     let act = activation(b, net, layer, saved.pre)?;
     let dpre = p.ff_2.backward(b, "d_ff_pre", act, dy)?; // [R, I]
-    let dropout = net.dropout(site::layer(layer, site::FF_HIDDEN), net.options.dropout);
+    let dropout = net.dropout(site::layer(layer, site::FF_HIDDEN), layer);
     let kind = net.config.ff_activation.kind();
     b.push(ActivationGrad { x: saved.pre, dout: dpre, dx: dpre, kind, dropout })?;
     p.ff_1.backward_weight(b, saved.x, dpre)?;

@@ -29,7 +29,7 @@ pub fn cases() -> Vec<Case> {
                 cases.push(Case::new(name, move |s| {
                     let x = s.normal("x", [r, d]);
                     let residual = residual.then(|| s.normal("residual", [r, d]));
-                    let dropout = s.dropout(rate);
+                    let dropout = s.dropout(rate, r);
                     let (gamma, beta) = (s.normal("gamma", [d]), s.normal("beta", [d]));
                     let out = s.output("out", [r, d]);
                     let sum = kept.then(|| if in_place { x } else { s.output("sum", [r, d]) });
@@ -93,7 +93,7 @@ fn grad(
     let rstds: Vec<f64> = rows.chunks(d).zip(&means).map(|row| 1.0 / variance(row).sqrt()).collect();
     let (mean, rstd) = (s.floats("mean", [r], means), s.floats("rstd", [r], rstds));
     let dsum = if in_place { dout } else { s.output("dsum", [r, d]) };
-    let dropout = s.dropout(rate);
+    let dropout = s.dropout(rate, r);
     let dx = dropout.map(|_| s.output("dx", [r, d]));
     let dgamma = (!frozen).then(|| s.target(write, "dgamma", [d]));
     let dbeta = (!frozen).then(|| s.target(write, "dbeta", [d]));
