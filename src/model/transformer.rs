@@ -261,7 +261,8 @@ impl Inputs {
         let mut ints = |name: &str, wanted: bool, shape: [usize; 2]| wanted.then(|| b.input_i32(name, shape));
         let input_ids = ints("input_ids", true, [rows, l]).expect("always wanted");
         let segment_ids = ints("segment_ids", options.segments, [rows, l]);
-        let direction = ints("direction", options.bi_data, [rows, 1]);
+        // Rows with tables of their own have a direction each; left alone, they are all forward.
+        let direction = ints("direction", options.bi_data || groups == Groups::ByRow, [rows, 1]);
         let row_group = ints("row_group", groups == Groups::ByRow, [rows, 1]);
         let padding = ints("padding", options.mask == MaskKind::Padding, [rows, l]);
         let query_rank = ints("query_rank", options.mask == MaskKind::Ranks, [rows, l]);
