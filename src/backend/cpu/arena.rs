@@ -164,6 +164,14 @@ impl<'a> Access<'a> {
         let (name, scope) = (self.program.steps[index].op.name(), self.program.scope(index));
         if scope.is_empty() { name.into() } else { format!("{name} in {scope}") }
     }
+    /// Element type of a tensor.
+    pub fn dtype(&self, id: TensorId) -> DType {
+        self.program.tensor(id).dtype
+    }
+    /// Number of elements of a tensor.
+    pub fn len(&self, id: TensorId) -> usize {
+        self.program.tensor(id).shape.len()
+    }
     fn name(&self, id: TensorId) -> &'a str {
         &self.program.tensor(id).name
     }
@@ -179,6 +187,16 @@ impl<'a> Access<'a> {
         // of the element size (see `bytes`), and every bit pattern is a `T`. `bytes` has checked that this op is given
         // no slice to write that overlaps.
         Ok(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<T>(), bytes.len() / size_of::<T>()) })
+    }
+    /// Hands a tensor to `visit`; afterwards the op may write it.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub fn visit<T: Element>(&mut self, id: TensorId, visit: impl FnOnce(&[T])) -> Result<()> {
+        visit(self.read(id)?);
+        // The slice is gone.
+        self.given.pop();
+        Ok(())
     }
     /// As [`Self::read`]; `None` where there is no tensor.
     ///

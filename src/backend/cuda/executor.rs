@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fuse::{Fuse, Fused};
-use super::{Driver, KernelLaunch, KernelText, caps};
+use super::{Call, Driver, KernelLaunch, KernelText, Product, caps};
 use crate::backend::indices::Indices;
-use crate::backend::lower::{Context, Slice, lower, workspace_bytes};
+use crate::backend::lower::{Caps, Context, Slice, lower, workspace_bytes};
 use crate::backend::{Executor, OpTime};
 use crate::kernel::{Language, Variant};
+use crate::op::{MatMul, Op, Write};
 use crate::program::{Plan, Program};
 use crate::tensor::{Role, TensorId};
 use crate::{Error, ErrorKind, Result};
@@ -21,10 +22,10 @@ pub struct CudaExecutor<D> {
     program: Arc<Program>,
     plan: Plan,
     memory: Memory,
-    launches: Vec<KernelLaunch>,
-    /// First launch of each op, and the end.
+    calls: Vec<Call>,
+    /// First call of each op, and the end.
     first: Vec<usize>,
-    /// Rows of ops that have launches in common, in order.
+    /// Rows of ops that have calls in common, in order.
     fused: Vec<Fused>,
     /// Ranges of ops that were run before; a recording once they were run again.
     ranges: HashMap<Range<usize>, Option<usize>>,
@@ -35,20 +36,36 @@ pub struct CudaExecutor<D> {
 /// Kernels that the machine has compiled for a program.
 #[derive(Default)]
 pub struct Kernels {
-    loaded: HashMap<String, (usize, [u32; 3])>, // by the hash of the text
+    loaded: HashMap<String, Kernel>, // by the hash of the text
+}
+
+/// A kernel that the machine has compiled, and what its launches need.
+#[derive(Clone, Copy)]
+pub struct Kernel {
+    number: usize,
+    block: [u32; 3],
+    shared: u32,
+}
+
+impl Kernel {
+    /// A launch of it.
+    pub fn launch(self, grid: [u32; 3], params: Vec<u8>, addresses: Vec<u64>) -> KernelLaunch {
+        let Kernel { number, block, shared } = self;
+        KernelLaunch { kernel: number, grid, block, shared, params, addresses }
+    }
 }
 
 impl Kernels {
-    /// Number and block size of a kernel.
+    /// A kernel, compiled where it was not before.
     ///
     /// # Errors
     /// When its template is wrong or the machine cannot compile it.
-    pub fn load(&mut self, driver: &mut impl Driver, variant: &Variant) -> Result<(usize, [u32; 3])> {
+    pub fn load(&mut self, driver: &mut impl Driver, variant: &Variant) -> Result<Kernel> {
         let text = KernelText::new(variant)?;
         if let Some(kernel) = self.loaded.get(&text.rendered.hash) {
             return Ok(*kernel);
         }
-        let kernel = (driver.load(&text)?, text.block);
+        let kernel = Kernel { number: driver.load(&text)?, block: text.block, shared: text.shared };
         self.loaded.insert(text.rendered.hash, kernel);
         Ok(kernel)
     }
@@ -125,6 +142,26 @@ impl Memory {
     fn address(&self, slice: &Slice) -> u64 {
         self.allocations[slice.buffer].0 + slice.offset as u64
     }
+    /// What a machine with products of its own is asked for.
+    fn product(&self, op: &MatMul, program: &Program) -> Product {
+        let MatMul { a, b, bias, out, m, n, k, trans_a, trans_b } = *op;
+        let address = |id: TensorId| self.address(&self.tensors[id.index()]);
+        let dtype = |id: TensorId| program.tensor(id).dtype;
+        Product {
+            a: address(a),
+            b: address(b),
+            bias: bias.map(|bias| (address(bias), dtype(bias))),
+            out: address(out.id),
+            m,
+            n,
+            k,
+            trans_a,
+            trans_b,
+            add: out.write == Write::Add,
+            operands: dtype(a),
+            result: dtype(out.id),
+        }
+    }
 }
 
 /// The plan that the executor follows; no machine has to be there.
@@ -139,12 +176,19 @@ impl<D: Driver> CudaExecutor<D> {
     /// When the machine cannot run an op or lacks memory; names op and layer.
     pub fn new(mut driver: D, program: Arc<Program>) -> Result<Self> {
         let plan = plan(&program);
-        let (caps, indices) = (caps(driver.capability()), Indices::new(&program)?);
+        let caps = Caps { fill: driver.fill(), ..caps(driver.capability()) };
+        let indices = Indices::new(&program)?;
         let memory = Memory::new(&mut driver, &program, &plan)?;
-        let (mut launches, mut first, mut kernels) = (vec![], vec![], Kernels::default());
+        let (mut calls, mut first, mut kernels) = (vec![], vec![], Kernels::default());
         for (op, step) in program.steps.iter().enumerate() {
             step.op.check(&program.tensors, program.scope(op))?;
-            first.push(launches.len());
+            first.push(calls.len());
+            if let Op::MatMul(product) = &step.op
+                && let Some(product) = driver.product(&memory.product(product, &program))
+            {
+                calls.push(Call::Product(product));
+                continue;
+            }
             let context = Context {
                 tensors: &program.tensors,
                 slice: &|id| memory.tensors[id.index()],
@@ -153,18 +197,23 @@ impl<D: Driver> CudaExecutor<D> {
                 place: program.place(op),
             };
             for launch in lower(&step.op, &context)? {
-                let (kernel, block) = kernels.load(&mut driver, &launch.variant)?;
+                let kernel = kernels.load(&mut driver, &launch.variant)?;
                 let addresses = launch.buffers.iter().map(|slice| memory.address(slice)).collect();
-                let (grid, params) = (launch.grid, launch.params);
-                launches.push(KernelLaunch { kernel, grid, block, params, addresses });
+                calls.push(Call::Kernel(kernel.launch(launch.grid, launch.params, addresses)));
             }
         }
-        first.push(launches.len());
+        first.push(calls.len());
+        let (all, by_library) = (program.steps.iter(), calls.iter());
+        tracing::debug!(
+            "{} of {} products by a library",
+            by_library.filter(|call| matches!(call, Call::Product(_))).count(),
+            all.filter(|step| matches!(step.op, Op::MatMul(_))).count(),
+        );
         let address = |id: TensorId| memory.address(&memory.tensors[id.index()]);
         let mut fuse = Fuse { program: &program, driver: &mut driver, kernels: &mut kernels, address: &address };
         let fused = fuse.all()?;
         let (ranges, times) = (HashMap::new(), None);
-        Ok(CudaExecutor { driver, program, plan, memory, launches, first, fused, ranges, indices, times })
+        Ok(CudaExecutor { driver, program, plan, memory, calls, first, fused, ranges, indices, times })
     }
     /// The machine.
     pub fn driver(&self) -> &D {
@@ -187,44 +236,44 @@ impl<D: Driver> CudaExecutor<D> {
         }
         Ok(self.memory.address(&slice))
     }
-    /// The launches of one op.
-    fn launches_of(&self, op: usize) -> Vec<&KernelLaunch> {
-        self.launches[self.first[op]..self.first[op + 1]].iter().collect()
+    /// The calls of one op.
+    fn calls_of(&self, op: usize) -> &[Call] {
+        &self.calls[self.first[op]..self.first[op + 1]]
     }
-    /// The launches of a range of ops, each with its op (the first one of several).
-    fn launches(&self, ops: &Range<usize>) -> Vec<(usize, &KernelLaunch)> {
+    /// The calls of a range of ops, each with its op (the first one of several).
+    fn calls(&self, ops: &Range<usize>) -> Vec<(usize, &Call)> {
         let (mut all, mut op) = (vec![], ops.start);
         while op < ops.end {
             match self.fused.iter().find(|fused| fused.ops.start == op && fused.ops.end <= ops.end) {
                 Some(fused) => {
-                    all.extend(fused.launches.iter().map(|launch| (op, launch)));
+                    all.extend(fused.calls.iter().map(|call| (op, call)));
                     op = fused.ops.end;
                 }
                 None => {
-                    all.extend(self.launches_of(op).into_iter().map(|launch| (op, launch)));
+                    all.extend(self.calls_of(op).iter().map(|call| (op, call)));
                     op += 1;
                 }
             }
         }
         all
     }
-    /// Launches one by one.
+    /// Calls one by one.
     fn launch(&mut self, ops: &Range<usize>) -> Result<()> {
-        let all: Vec<_> = self.launches(ops).into_iter().map(|(op, launch)| (op, launch.clone())).collect();
-        for (op, launch) in all {
-            self.driver.launch(&launch).map_err(|error| placed(error, &self.program.place(op)))?;
+        let all: Vec<_> = self.calls(ops).into_iter().map(|(op, call)| (op, call.clone())).collect();
+        for (op, call) in all {
+            self.driver.launch(&call).map_err(|error| placed(error, &self.program.place(op)))?;
         }
         Ok(())
     }
     /// Measures op by op; what is launched for a whole row of ops counts for the first one.
     fn measure(&mut self, ops: Range<usize>) -> Result<()> {
-        let mut all: Vec<(usize, Vec<KernelLaunch>)> = ops.clone().map(|op| (op, vec![])).collect();
-        for (op, launch) in self.launches(&ops) {
-            all[op - ops.start].1.push(launch.clone());
+        let mut all: Vec<(usize, Vec<Call>)> = ops.clone().map(|op| (op, vec![])).collect();
+        for (op, call) in self.calls(&ops) {
+            all[op - ops.start].1.push(call.clone());
         }
-        for (op, launches) in all {
-            let launches: Vec<&KernelLaunch> = launches.iter().collect();
-            let time = if launches.is_empty() { Ok(Duration::ZERO) } else { self.driver.time(&launches) };
+        for (op, calls) in all {
+            let calls: Vec<&Call> = calls.iter().collect();
+            let time = if calls.is_empty() { Ok(Duration::ZERO) } else { self.driver.time(&calls) };
             let time = time.map_err(|error| placed(error, &self.program.place(op)))?;
             if let Some(times) = &mut self.times {
                 times[op].time += time;
@@ -238,8 +287,8 @@ impl<D: Driver> CudaExecutor<D> {
         let recording = match recording {
             Some(recording) => recording,
             None => {
-                let launches: Vec<KernelLaunch> = self.launches(&ops).into_iter().map(|(_, l)| l.clone()).collect();
-                let recording = self.driver.record(&launches.iter().collect::<Vec<_>>())?;
+                let calls: Vec<Call> = self.calls(&ops).into_iter().map(|(_, call)| call.clone()).collect();
+                let recording = self.driver.record(&calls.iter().collect::<Vec<_>>())?;
                 self.ranges.insert(ops, Some(recording));
                 recording
             }

@@ -38,9 +38,19 @@ pub fn cast(op: &Cast, c: &Context) -> Result<Vec<Launch>> {
 
 pub fn copy_blocks(op: &CopyBlocks, c: &Context) -> Result<Vec<Launch>> {
     let add = op.dst.write == Write::Add;
-    let variant = Variant::new("copy_blocks").name("dtype", c.dtype(op.src)?).flag("add", add).int("wg", WG);
-    let grid = c.flat(op.blocks * op.length, WG as usize)?;
-    Ok(vec![c.launch(variant, &params::CopyBlocks::new(op)?, &[Some(op.src), Some(op.dst.id)], grid)?])
+    let halves = c.caps.language == Language::Ptx && c.desc(op.src).dtype.is_half();
+    let CopyBlocks { src_offset, src_stride, dst_offset, dst_stride, length, .. } = *op;
+    let places = [src_offset, src_stride, dst_offset, dst_stride, length, c.first(op.src), c.first(op.dst.id)];
+    // Halves go by twos where all blocks have whole ones.
+    let (dtype, unit) = match halves {
+        false => (c.dtype(op.src)?, 1),
+        true if places.iter().all(|place| place.is_multiple_of(2)) => ("u32", 2),
+        true => ("b16", 1),
+    };
+    let params = params::CopyBlocks::new(op, unit)?;
+    let variant = Variant::new("copy_blocks").name("dtype", dtype).flag("add", add).int("wg", WG);
+    let grid = c.flat(op.blocks * length / unit, WG as usize)?;
+    Ok(vec![c.launch(variant, &params, &[Some(op.src), Some(op.dst.id)], grid)?])
 }
 
 pub fn gather_rows(op: &GatherRows, c: &Context) -> Result<Vec<Launch>> {
@@ -97,7 +107,8 @@ pub fn mix_rows_grad(op: &MixRowsGrad, c: &Context) -> Result<Vec<Launch>> {
     let mut launches = vec![];
     // First the sum: dx may be dout.
     if let Some(drow) = op.drow {
-        launches.extend(column_sums(Columns { x: (c.slice)(op.dout), weight: op.weight, rows: n / d, n: d }, drow, c)?);
+        let columns = Columns { x: (c.slice)(op.dout), weight: op.weight, rows: n / d, n: d };
+        launches.extend(column_sums(columns, c.dtype(op.dout)?, drow, c)?);
     }
     if let (Some(dx), Some(weight)) = (op.dx, op.weight) {
         let add = dx.write == Write::Add;
@@ -136,7 +147,7 @@ const BLOCK: usize = 64;
 /// A matrix whose columns are summed.
 #[derive(Clone, Copy)]
 pub struct Columns {
-    /// The matrix, of the program's type or f32 scratch.
+    /// The matrix.
     pub x: Slice, // [rows, n]
     /// Factor of each row.
     pub weight: Option<crate::tensor::TensorId>, // [rows]
@@ -161,15 +172,15 @@ pub const fn block_rows() -> usize {
 }
 
 /// `out[c] (=|+=) sum over r of weight[r] * x[r, c]`: in one launch, or block by block by way of the op's scratch.
-pub fn column_sums(columns: Columns, out: Target, c: &Context) -> Result<Vec<Launch>> {
-    let Columns { rows, n, .. } = columns; // of the type of `out`
+pub fn column_sums(columns: Columns, source: &'static str, out: Target, c: &Context) -> Result<Vec<Launch>> {
+    let Columns { rows, n, .. } = columns;
     let dtype = c.dtype(out.id)?;
     let add = out.write == Write::Add;
     if rows <= BLOCK {
-        return Ok(vec![column_sum_step(columns, dtype, (c.slice)(out.id), dtype, add, rows.max(1), c)?]);
+        return Ok(vec![column_sum_step(columns, source, (c.slice)(out.id), dtype, add, rows.max(1), c)?]);
     }
     let scratch = c.scratch(0, blocks(rows) * n)?;
-    let first = column_sum_step(columns, dtype, scratch, "f32", false, BLOCK, c)?;
+    let first = column_sum_step(columns, source, scratch, "f32", false, BLOCK, c)?;
     let sums = Columns { x: scratch, weight: None, rows: blocks(rows), n };
     let second = column_sum_step(sums, "f32", (c.slice)(out.id), dtype, add, blocks(rows), c)?;
     Ok(vec![first, second])

@@ -1,6 +1,7 @@
 //! Activations, dropout, position encoding.
 
 use xlnet::op::{Activation, ActivationGrad, ActivationKind, Dropout, PositionEncoding};
+use xlnet::tensor::DType;
 
 use super::SIZES;
 use crate::case::Case;
@@ -48,8 +49,39 @@ pub fn cases() -> Vec<Case> {
             s.push(ActivationGrad { x, dout, dx, kind, dropout: None })
         }));
     }
+    for dtype in [DType::Bf16, DType::F16] {
+        for shape in [[9, 1], [9, 59], [9, 257], [4, 1024]] {
+            for (kind, rate, in_place) in
+                [(KINDS[0], 0.1, true), (KINDS[1], 0.5, false), (KINDS[2], 0.0, true), (KINDS[3], 0.0, false)]
+            {
+                halves(&mut cases, shape, dtype, kind, (rate, in_place));
+            }
+        }
+    }
     positions(&mut cases);
     cases
+}
+
+/// Results are rounded once.
+fn halves(cases: &mut Vec<Case>, shape: [usize; 2], dtype: DType, kind: ActivationKind, (rate, in_place): (f32, bool)) {
+    let once = |_: &str, unit: f64| 1.01 * unit;
+    let [r, d] = shape;
+    let name = format!("{dtype} {r}x{d} {kind:?} rate {rate} in place {in_place}");
+    let forward = Case::new(format!("activation/{name}"), move |s| {
+        let stored = s.stored(dtype);
+        let x = s.sixteenths("x", shape, stored);
+        let out = if in_place { x } else { s.output_in("out", shape, stored) };
+        let dropout = s.dropout(rate, r);
+        s.push(Activation { x, out, kind, dropout })
+    });
+    let backward = Case::new(format!("activation_grad/{name}"), move |s| {
+        let stored = s.stored(dtype);
+        let (x, dout) = (s.sixteenths("x", shape, stored), s.sixteenths("dout", shape, stored));
+        let dx = if in_place { dout } else { s.output_in("dx", shape, stored) };
+        let dropout = s.dropout(rate, r);
+        s.push(ActivationGrad { x, dout, dx, kind, dropout })
+    });
+    cases.extend([forward, backward].map(|case| case.rounded(dtype, once)));
 }
 
 fn activations(cases: &mut Vec<Case>, shape: [usize; 2], kind: ActivationKind, rate: f32, in_place: bool) {
