@@ -115,8 +115,7 @@ fn half() -> Vec<Case> {
                     // Sums are exact, so that rounding them has one right answer.
                     let a = s.sixteenths("a", if trans_a { [k, m] } else { [m, k] }, dtype);
                     let b = s.sixteenths("b", if trans_b { [n, k] } else { [k, n] }, dtype);
-                    let float = s.builder.float();
-                    let bias = with_bias.then(|| s.sixteenths("bias", [n], float));
+                    let bias = with_bias.then(|| s.sixteenths("bias", [n], dtype));
                     let out = Target::set(s.output_in("out", [m, n], dtype));
                     s.push(MatMul { a, b, bias, out, m, n, k, trans_a, trans_b })
                 });
