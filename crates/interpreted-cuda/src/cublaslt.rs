@@ -1,8 +1,9 @@
 //! The functions of NVIDIA's cuBLASLt that `xlnet` calls, with plain loops on the interpreter's memory: where this library is
 //! found as `libcublasLt.so.12` too (a link to the one that is `libcuda.so`, so that both are one), products take that path.
 //!
-//! Sizes, leading dimensions, alignments and the scratch are checked, as nobody does on a card. Products in half precision
-//! whose rows begin at odd addresses have no algorithm here, so that our kernels take their turn too.
+//! Sizes, leading dimensions, alignments and the scratch are checked, as nobody does on a card. A bias has the type of the
+//! result, as NVIDIA's table says. Products in half precision whose rows begin at odd addresses have no algorithm here, so
+//! that our kernels take their turn too.
 
 use std::ffi::{c_int, c_void};
 
@@ -228,7 +229,8 @@ crate::driver! {
             return refused(format_args!("{preference:?}"));
         }
         let odd = [a, b].iter().any(|layout| layout.dtype != 0 && !layout.leading.is_multiple_of(2));
-        if odd || asked < 1 {
+        let other_bias = desc.epilogue == 4 && desc.bias_type.is_some_and(|dtype| dtype != d.dtype);
+        if odd || other_bias || asked < 1 {
             unsafe { put(count, 0) };
             return NOT_SUPPORTED;
         }

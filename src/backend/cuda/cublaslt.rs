@@ -22,6 +22,8 @@ use crate::{Error, Result};
 
 /// Scratch of a product; what NVIDIA advises for Hopper.
 const WORKSPACE: usize = 32 << 20; // bytes
+/// Room behind it for a bias that was rounded.
+const ROUNDED: usize = 1 << 20; // bytes
 /// Alignment beyond which nothing is won.
 const ALIGNED: u64 = 256; // bytes
 
@@ -267,10 +269,14 @@ impl Products {
             Error::device(format!("{card}: {name} does not start: {status}; XLNET_PRODUCTS=ptx does without it"))
         })?;
         // SAFETY: a plain allocation in the current context, freed in `drop`.
-        let workspace = unsafe { result::malloc_sync(WORKSPACE) };
+        let workspace = unsafe { result::malloc_sync(WORKSPACE + ROUNDED) };
         let workspace = workspace.map_err(|error| context.failed("memory for products", error))?;
         let (shapes, prepared, products) = (HashMap::new(), vec![], vec![]);
         Ok(Some(Products { functions, handle, _context: context.clone(), workspace, shapes, prepared, products }))
+    }
+    /// Where a product finds its bias when a copy of `bytes` is rounded right before it; `None` when they are too many.
+    pub fn rounded(&self, bytes: usize) -> Option<u64> {
+        (bytes <= ROUNDED).then_some(self.workspace + WORKSPACE as u64)
     }
     /// Chooses how to compute a product, once for each shape; `None` where the library cannot.
     pub fn prepare(&mut self, product: &Product) -> Option<usize> {
@@ -283,8 +289,9 @@ impl Products {
         let number = known.unwrap_or_else(|| {
             let prepared = self.choose(&shape, product);
             if let Err(status) = &prepared {
-                let Shape { sizes: [m, n, k], operands, result, .. } = shape;
-                tracing::debug!("cuBLASLt has no product {m} x {n} x {k} of {operands} to {result}: {status}");
+                let Shape { sizes: [m, n, k], operands, result, bias, .. } = shape;
+                let bias = bias.map_or(String::new(), |dtype| format!(" with a bias of {dtype}"));
+                tracing::debug!("cuBLASLt has no product {m} x {n} x {k} of {operands} to {result}{bias}: {status}");
             }
             let number = prepared.ok().map(|prepared| {
                 self.prepared.push(prepared);
