@@ -188,6 +188,16 @@ impl<'a> Access<'a> {
         // no slice to write that overlaps.
         Ok(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<T>(), bytes.len() / size_of::<T>()) })
     }
+    /// Hands a tensor to `visit`; afterwards the op may write it.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub fn visit<T: Element>(&mut self, id: TensorId, visit: impl FnOnce(&[T])) -> Result<()> {
+        visit(self.read(id)?);
+        // The slice is gone.
+        self.given.pop();
+        Ok(())
+    }
     /// As [`Self::read`]; `None` where there is no tensor.
     ///
     /// # Errors
