@@ -16,6 +16,9 @@ const NOT_SUPPORTED: Code = 15;
 /// Marks algorithms of ours.
 const MARK: u64 = 0x786c_6e65;
 
+/// Products that are added before they are added to others: long sums lose fewer bits.
+const SLICE: usize = 64;
+
 /// A matrix in columns.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
@@ -103,7 +106,7 @@ impl Card {
             code => Err(code),
         }
     }
-    /// Computes a product; sums are in f32, in order.
+    /// Computes a product; sums are in f32, of [`SLICE`] products at a time.
     pub(crate) fn product(&mut self, product: &Product) -> Result<(), Code> {
         let Product { desc, alpha, beta, a, b, d } = product;
         let (first, second) = (self.matrix(*a)?, self.matrix(*b)?);
@@ -122,11 +125,12 @@ impl Card {
         for column in 0..out.columns {
             let mut bytes = vec![];
             for row in 0..m {
-                let mut sum = 0.0_f32;
-                for l in 0..k {
+                let product = |l: usize| {
                     let x = at(&first, &a.1, desc.transposed[0], row, l);
-                    sum = x.mul_add(at(&second, &b.1, desc.transposed[1], l, column), sum);
-                }
+                    x * at(&second, &b.1, desc.transposed[1], l, column)
+                };
+                let slice = |begin: usize| (begin..k.min(begin + SLICE)).map(product).sum::<f32>();
+                let sum: f32 = (0..k).step_by(SLICE).map(slice).sum();
                 let x = alpha * sum + beta * old[column * out.leading + row] + bias[row];
                 bytes.extend(encode(out.dtype, x));
             }
