@@ -155,7 +155,20 @@ const CASES: &[Case] = &[
         let (gamma, beta, out) = (b.param("gamma", [WIDTH]), b.param("beta", [WIDTH]), b.output("out", [ROWS, WIDTH]));
         let sum = Some(b.output("sum", [ROWS, WIDTH]));
         let [mean, rstd] = ["mean", "rstd"].map(|name| Some(b.output(name, [ROWS])));
-        LayerNorm { x, residual, dropout: Some(dropout(b, 0)), gamma, beta, out, sum, mean, rstd, eps: 1e-12 }.into()
+        LayerNorm {
+            x,
+            residual,
+            dropout: Some(dropout(b, 0)),
+            gamma,
+            beta,
+            out,
+            rounded: None,
+            sum,
+            mean,
+            rstd,
+            eps: 1e-12,
+        }
+        .into()
     }),
     ("layer_norm_grad 1024x768", |b| {
         let (dout, sum) = (b.input("dout", [ROWS, WIDTH]), b.input("sum", [ROWS, WIDTH]));

@@ -13,7 +13,6 @@ mod rel_attention;
 use bytemuck::bytes_of;
 
 pub use fused::{Fused, fuse};
-pub use movement::rounding;
 
 use crate::kernel::params::Params;
 use crate::kernel::{Language, Variant};

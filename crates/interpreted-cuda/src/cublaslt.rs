@@ -1,9 +1,8 @@
 //! The functions of NVIDIA's cuBLASLt that `xlnet` calls, with plain loops on the interpreter's memory: where this library is
 //! found as `libcublasLt.so.12` too (a link to the one that is `libcuda.so`, so that both are one), products take that path.
 //!
-//! Sizes, leading dimensions, alignments and the scratch are checked, as nobody does on a card. A bias has the type of the
-//! result, as NVIDIA's table says. Products in half precision whose rows begin at odd addresses have no algorithm here, so
-//! that our kernels take their turn too.
+//! Sizes, leading dimensions, alignments and the scratch are checked, as nobody does on a card. Products in half precision
+//! whose rows begin at odd addresses have no algorithm here, so that our kernels take their turn too.
 
 use std::ffi::{c_int, c_void};
 
@@ -33,7 +32,6 @@ struct Desc {
     transposed: [bool; 2],
     epilogue: c_int,
     bias: u64,
-    bias_type: Option<c_int>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,8 +112,7 @@ impl Card {
         let mut old = if *beta == 0.0 { vec![] } else { self.matrix(*d)? };
         old.resize((out.columns - 1) * out.leading + m, 0.0);
         let bias = if desc.epilogue == 4 {
-            let dtype = desc.bias_type.unwrap_or(out.dtype);
-            self.matrix((desc.bias, Layout { dtype, rows: m, columns: 1, leading: m }))?
+            self.matrix((desc.bias, Layout { dtype: out.dtype, rows: m, columns: 1, leading: m }))?
         } else {
             vec![0.0; m]
         };
@@ -190,7 +187,6 @@ crate::driver! {
             (4, 4) => desc.transposed[1] = number() == 1,
             (7, 4) => desc.epilogue = number(),
             (8, 8) => desc.bias = unsafe { from.cast::<u64>().read_unaligned() },
-            (26, 4) => desc.bias_type = Some(number()),
             _ => return refused(format_args!("attribute {attribute} of a product in {bytes} bytes")),
         }
         SUCCESS
@@ -233,8 +229,7 @@ crate::driver! {
             return refused(format_args!("{preference:?}"));
         }
         let odd = [a, b].iter().any(|layout| layout.dtype != 0 && !layout.leading.is_multiple_of(2));
-        let other_bias = desc.epilogue == 4 && desc.bias_type.is_some_and(|dtype| dtype != d.dtype);
-        if odd || other_bias || asked < 1 {
+        if odd || asked < 1 {
             unsafe { put(count, 0) };
             return NOT_SUPPORTED;
         }

@@ -169,6 +169,7 @@ fn layer_norm(s: &mut Setup, rate: f32) -> Result<Twins> {
         gamma,
         beta,
         out,
+        rounded: None,
         sum: Some(sum),
         mean: Some(mean),
         rstd: Some(rstd),

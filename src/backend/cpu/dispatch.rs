@@ -39,6 +39,8 @@ pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
     };
     let copies = match op {
         Op::MatMul(_)
+        | Op::LayerNorm(_)
+        | Op::LayerNormGrad(_)
         | Op::ColumnSum(_)
         | Op::Activation(_)
         | Op::ActivationGrad(_)
@@ -247,19 +249,28 @@ fn mix_rows_grad<R: Real + Element>(op: &MixRowsGrad, a: &mut Access) -> Result<
 }
 
 fn run_layer_norm<R: Real + Element>(op: &LayerNorm, a: &mut Access) -> Result<()> {
-    let x = a.read_unless(op.x, op.sum.unwrap_or(op.out))?;
-    let (residual, gamma, beta) = (a.read_some(op.residual)?, a.read(op.gamma)?, a.read(op.beta)?);
     let mask = mask_some(op.dropout, a)?;
+    let mut w = Widened::<R>::new(a)?;
+    let x = match op.rounded {
+        Some(_) => Some(w.read(op.x)?),
+        None => w.access().read_unless(op.x, op.sum.unwrap_or(op.out))?,
+    };
+    let a = w.access();
+    let (residual, gamma, beta) = (a.read_some(op.residual)?, a.read(op.gamma)?, a.read(op.beta)?);
     let (sum, mean, rstd) = (a.write_some(op.sum)?, a.write_some(op.mean)?, a.write_some(op.rstd)?);
-    layer_norm::layer_norm::<R>(a.write(op.out)?, sum, mean, rstd, x, residual, gamma, beta, op.eps, mask);
-    Ok(())
+    let out = a.write(op.out)?;
+    layer_norm::layer_norm::<R>(out, sum, mean, rstd, x, residual, gamma, beta, op.eps, mask);
+    w.store_some(op.rounded, out)
 }
 
 fn run_layer_norm_grad<R: Real + Element>(op: &LayerNormGrad, a: &mut Access) -> Result<()> {
     let (mask, dout) = (mask_some(op.dropout, a)?, a.read_unless(op.dout, op.dsum)?);
     let (sum, mean, rstd, gamma) = (a.read(op.sum)?, a.read(op.mean)?, a.read(op.rstd)?, a.read(op.gamma)?);
-    let (dx, dgamma, dbeta) = (a.write_some(op.dx)?.zip(mask), target(op.dgamma, a)?, target(op.dbeta, a)?);
-    let dsum = a.write(op.dsum)?;
-    layer_norm::layer_norm_grad::<R>(dsum, dx, dgamma, dbeta, dout, sum, mean, rstd, gamma, a.workspace()?);
-    Ok(())
+    let (dgamma, dbeta, dsum) = (target(op.dgamma, a)?, target(op.dbeta, a)?, a.write(op.dsum)?);
+    let mut w = Widened::<R>::new(a)?;
+    // Without dropout dx is dsum in half precision.
+    let mut dx = op.dx.filter(|_| mask.is_some()).map(|id| w.write(id)).transpose()?;
+    let masked = dx.as_deref_mut().zip(mask);
+    layer_norm::layer_norm_grad::<R>(dsum, masked, dgamma, dbeta, dout, sum, mean, rstd, gamma, w.rest());
+    w.store_some(op.dx, dx.unwrap_or(dsum))
 }

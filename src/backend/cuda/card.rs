@@ -1,11 +1,9 @@
 //! A card as the executor's machine, by way of its driver.
 
-use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytemuck::bytes_of;
 use cudarc::driver::result::{self, event, graph, stream};
 use cudarc::driver::{DriverError, sys};
 
@@ -13,9 +11,6 @@ use super::context::{Context, Function};
 use super::cublaslt::Products;
 use super::staging::Staging;
 use super::{Call, Driver, KernelLaunch, KernelText, Product};
-use crate::backend::lower::rounding;
-use crate::kernel::{Language, params};
-use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// What one program holds of a card: a stream on which everything happens in order, memory, recordings.
@@ -29,8 +24,6 @@ pub struct Card {
     functions: Vec<(Function, String)>, // with their labels
     /// Where there is a library for them.
     products: Option<Products>,
-    /// What comes before a product, by its number: the rounding of its bias.
-    roundings: HashMap<usize, KernelLaunch>,
     recordings: Vec<sys::CUgraphExec>,
 }
 
@@ -52,8 +45,8 @@ impl Card {
         let stamps = [stamp().map_err(failed)?, stamp().map_err(failed)?];
         let staging = Some(Staging::new(&context)?);
         let products = Products::open(&context)?;
-        let (allocations, functions, recordings, roundings) = (vec![], vec![], vec![], HashMap::new());
-        Ok(Card { context, stream, stamps, staging, allocations, functions, products, roundings, recordings })
+        let (allocations, functions, recordings) = (vec![], vec![], vec![]);
+        Ok(Card { context, stream, stamps, staging, allocations, functions, products, recordings })
     }
     fn failed(&self, doing: &str, error: DriverError) -> Error {
         self.context.failed(doing, error)
@@ -73,24 +66,11 @@ impl Card {
     fn make(&self, call: &Call) -> Result<()> {
         match (call, &self.products) {
             (Call::Kernel(launch), _) => self.make_kernel(launch),
-            (Call::Product(number), Some(products)) => {
-                self.roundings.get(number).map_or(Ok(()), |rounding| self.make_kernel(rounding))?;
-                products.launch(*number, self.stream).map_err(|status| {
-                    Error::device(format!("{}: {}: {status}", self.context.info.name, products.describe(*number)))
-                })
-            }
+            (Call::Product(number), Some(products)) => products.launch(*number, self.stream).map_err(|status| {
+                Error::device(format!("{}: {}: {status}", self.context.info.name, products.describe(*number)))
+            }),
             (Call::Product(_), None) => Err(Error::plan("a product that this card has not prepared")),
         }
-    }
-    /// Rounds `n` numbers.
-    fn rounding(&mut self, from: u64, to: u64, n: usize, dtype: DType) -> Result<KernelLaunch> {
-        let vec = n.is_multiple_of(4) && from.is_multiple_of(16) && to.is_multiple_of(8);
-        let dtype = if dtype == DType::F16 { "f16" } else { "bf16" };
-        let (variant, group) = rounding(Language::Ptx, dtype, vec);
-        let text = KernelText::new(&variant)?;
-        let (kernel, params) = (self.load(&text)?, params::Cast { n: params::size(n)? });
-        let (grid, block, shared) = ([params::size(n.div_ceil(group))?, 1, 1], text.block, text.shared);
-        Ok(KernelLaunch { kernel, grid, block, shared, params: bytes_of(&params).to_vec(), addresses: vec![from, to] })
     }
     fn make_kernel(&self, launch: &KernelLaunch) -> Result<()> {
         let (Function(function), label) = &self.functions[launch.kernel];
@@ -153,18 +133,7 @@ impl Driver for Card {
     }
     fn product(&mut self, product: &Product) -> Option<usize> {
         self.context.enter().ok()?;
-        let products = self.products.as_mut()?;
-        if let Some(number) = products.prepare(product) {
-            return Some(number);
-        }
-        // The library adds a bias in the result's own type alone, so a copy of it is rounded before the product.
-        let Product { n, result, .. } = *product;
-        let (bias, _) = product.bias.filter(|(_, dtype)| *dtype == DType::F32 && result.is_half())?;
-        let rounded = products.rounded(n * result.size())?;
-        let number = products.prepare(&Product { bias: Some((rounded, result)), ..product.clone() })?;
-        let rounding = self.rounding(bias, rounded, n, result).ok()?;
-        self.roundings.insert(number, rounding);
-        Some(number)
+        self.products.as_mut()?.prepare(product)
     }
     fn launch(&mut self, call: &Call) -> Result<()> {
         self.context.enter()?;

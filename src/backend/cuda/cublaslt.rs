@@ -22,8 +22,6 @@ use crate::{Error, Result};
 
 /// Scratch of a product; what NVIDIA advises for Hopper.
 const WORKSPACE: usize = 32 << 20; // bytes
-/// Room behind it for a bias that was rounded.
-const ROUNDED: usize = 1 << 20; // bytes
 /// Alignment beyond which nothing is won.
 const ALIGNED: u64 = 256; // bytes
 
@@ -34,7 +32,6 @@ const CUBLASLT_MATMUL_DESC_TRANSA: c_int = 3;
 const CUBLASLT_MATMUL_DESC_TRANSB: c_int = 4;
 const CUBLASLT_MATMUL_DESC_EPILOGUE: c_int = 7;
 const CUBLASLT_MATMUL_DESC_BIAS_POINTER: c_int = 8;
-const CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: c_int = 26; // since 11.8
 const CUBLASLT_EPILOGUE_BIAS: c_int = 4;
 const CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: c_int = 1;
 const CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK: c_int = 3;
@@ -214,7 +211,7 @@ struct Shape {
     add: bool,
     operands: DType,
     result: DType,
-    bias: Option<DType>,
+    bias: bool,
     aligned: [u32; 3], // bytes: a, b, out
 }
 
@@ -229,7 +226,7 @@ impl Shape {
             add,
             operands,
             result,
-            bias: bias.map(|(_, dtype)| dtype),
+            bias: bias.is_some(),
             aligned: [a, b, out].map(|address| aligned(address) as u32),
         }
     }
@@ -269,29 +266,24 @@ impl Products {
             Error::device(format!("{card}: {name} does not start: {status}; XLNET_PRODUCTS=ptx does without it"))
         })?;
         // SAFETY: a plain allocation in the current context, freed in `drop`.
-        let workspace = unsafe { result::malloc_sync(WORKSPACE + ROUNDED) };
+        let workspace = unsafe { result::malloc_sync(WORKSPACE) };
         let workspace = workspace.map_err(|error| context.failed("memory for products", error))?;
         let (shapes, prepared, products) = (HashMap::new(), vec![], vec![]);
         Ok(Some(Products { functions, handle, _context: context.clone(), workspace, shapes, prepared, products }))
-    }
-    /// Where a product finds its bias when a copy of `bytes` is rounded right before it; `None` when they are too many.
-    pub fn rounded(&self, bytes: usize) -> Option<u64> {
-        (bytes <= ROUNDED).then_some(self.workspace + WORKSPACE as u64)
     }
     /// Chooses how to compute a product, once for each shape; `None` where the library cannot.
     pub fn prepare(&mut self, product: &Product) -> Option<usize> {
         let shape = Shape::of(product);
         // Nothing says how a bias is loaded.
-        if product.bias.is_some_and(|(bias, _)| !bias.is_multiple_of(16)) {
+        if product.bias.is_some_and(|bias| !bias.is_multiple_of(16)) {
             return None;
         }
         let known = self.shapes.get(&shape).copied();
         let number = known.unwrap_or_else(|| {
             let prepared = self.choose(&shape, product);
             if let Err(status) = &prepared {
-                let Shape { sizes: [m, n, k], operands, result, bias, .. } = shape;
-                let bias = bias.map_or(String::new(), |dtype| format!(" with a bias of {dtype}"));
-                tracing::debug!("cuBLASLt has no product {m} x {n} x {k} of {operands} to {result}{bias}: {status}");
+                let Shape { sizes: [m, n, k], operands, result, .. } = shape;
+                tracing::debug!("cuBLASLt has no product {m} x {n} x {k} of {operands} to {result}: {status}");
             }
             let number = prepared.ok().map(|prepared| {
                 self.prepared.push(prepared);
@@ -313,12 +305,10 @@ impl Products {
         })?;
         desc.set(desc_set, CUBLASLT_MATMUL_DESC_TRANSA, c_int::from(trans_b))?;
         desc.set(desc_set, CUBLASLT_MATMUL_DESC_TRANSB, c_int::from(trans_a))?;
-        if let Some((bias, dtype)) = product.bias {
+        // A bias is in the type of the result; the choice wants to know where.
+        if let Some(bias) = product.bias {
             desc.set(desc_set, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS)?;
             desc.set(desc_set, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
-            if dtype != shape.result {
-                desc.set(desc_set, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, number_of(dtype)?)?;
-            }
         }
         // Rows in memory, as the library's columns.
         let layout = |dtype: c_int, rows: usize, columns: usize| {
@@ -374,7 +364,7 @@ impl Products {
     pub fn launch(&self, number: usize, stream: sys::CUstream) -> Result<(), Status> {
         let (shape, product) = &self.products[number];
         let Prepared { desc, layouts, algorithm, workspace, beta } = &self.prepared[*shape];
-        if let Some((bias, _)) = product.bias {
+        if let Some(bias) = product.bias {
             desc.set(self.functions.desc_set, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
         }
         let [first, second, out] = layouts.each_ref().map(|layout| layout.pointer);

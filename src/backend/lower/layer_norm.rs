@@ -2,10 +2,11 @@
 
 use super::movement::{Columns, block_rows, blocks, column_sum_step};
 use super::{Context, Launch};
-use crate::Result;
-use crate::kernel::Variant;
 use crate::kernel::params::{self, Drop, size};
+use crate::kernel::{Language, Variant};
 use crate::op::{LayerNorm, LayerNormGrad, Target, Write};
+use crate::tensor::TensorId;
+use crate::{Error, Result};
 
 /// Invocations that share a row.
 const WG: u32 = 64;
@@ -13,8 +14,8 @@ const WG: u32 = 64;
 pub fn layer_norm(op: &LayerNorm, c: &Context) -> Result<Vec<Launch>> {
     let (d, Drop { site, threshold, scale }) = (c.len(op.gamma), Drop::new(op.dropout)?);
     let rows = c.len(op.x) / d;
-    let variant = Variant::new("layer_norm")
-        .name("dtype", c.dtype(op.x)?)
+    let variant = Variant::new("layer_norm").name("dtype", c.dtype(op.out)?);
+    let variant = halves(variant, op.rounded, c)?
         .flag("residual", op.residual.is_some())
         .flag("dropout", op.dropout.is_some())
         .flag("kept", op.sum.is_some())
@@ -25,8 +26,29 @@ pub fn layer_norm(op: &LayerNorm, c: &Context) -> Result<Vec<Launch>> {
     let key = op.dropout.map(|dropout| dropout.key);
     let kept = [op.sum, op.mean, op.rstd];
     let buffers = [Some(op.x), op.residual, key, Some(op.gamma), Some(op.beta), Some(op.out)];
-    let buffers: Vec<_> = buffers.into_iter().chain(kept).collect();
+    let mut buffers: Vec<_> = buffers.into_iter().chain(kept).collect();
+    if c.caps.language == Language::Ptx {
+        buffers.push(op.rounded);
+    }
     Ok(vec![c.launch(variant, &params, &buffers, c.flat(rows, 1)?)?])
+}
+
+/// Adds what kernels of PTX ask: the type of the tensor that may be in half precision.
+///
+/// # Errors
+/// When this device has no such numbers.
+fn halves(variant: Variant, id: Option<TensorId>, c: &Context) -> Result<Variant> {
+    let id = id.filter(|id| c.desc(*id).dtype.is_half());
+    match (c.caps.language, id) {
+        (Language::Ptx, None) => Ok(variant.name("half", "none")),
+        (Language::Ptx, Some(id)) => Ok(variant.name("half", c.half(id)?)),
+        (Language::Wgsl, None) => Ok(variant),
+        (language, Some(id)) => Err(Error::device(format!(
+            "{}: {language} has no layer norm with {}; build the program in f32",
+            c.place,
+            c.desc(id).dtype
+        ))),
+    }
 }
 
 /// Sums of every block of rows, for gamma and for beta.
@@ -53,8 +75,8 @@ pub fn layer_norm_grad(op: &LayerNormGrad, c: &Context) -> Result<Vec<Launch>> {
             launches.push(column_sum_step(sums, "f32", out, dtype, add, parts, c)?);
         }
     }
-    let variant =
-        Variant::new("layer_norm_grad").name("dtype", dtype).flag("dropout", op.dropout.is_some()).int("wg", WG);
+    let variant = halves(Variant::new("layer_norm_grad").name("dtype", dtype), op.dx, c)?;
+    let variant = variant.flag("dropout", op.dropout.is_some()).int("wg", WG);
     let variant = c.reducing(variant);
     let params = params::LayerNormGrad { rows: size(rows)?, d: size(d)?, site, threshold, scale };
     let key = op.dropout.map(|dropout| dropout.key);

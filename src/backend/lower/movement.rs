@@ -27,18 +27,13 @@ pub fn fill(op: &Fill, c: &Context) -> Result<Vec<Launch>> {
 /// Elements of a work group of `cast`.
 const CAST: usize = 4 * WG as usize;
 
-/// The kernel that rounds elements to `dtype`, by fours with `vec`, and how many of them a work group does.
-pub fn rounding(language: Language, dtype: &'static str, vec: bool) -> (Variant, usize) {
-    // WGSL reserves the word.
-    let template = if language == Language::Wgsl { "cast_half" } else { "cast" };
-    (Variant::new(template).name("dtype", dtype).flag("vec", vec).int("wg", WG), CAST)
-}
-
 pub fn cast(op: &Cast, c: &Context) -> Result<Vec<Launch>> {
     let (n, dtype) = (c.len(op.out), c.half(op.out)?);
     let vec = [n, c.first(op.src), c.first(op.out)].iter().all(|x| x.is_multiple_of(4));
-    let (variant, group) = rounding(c.caps.language, dtype, vec);
-    Ok(vec![c.launch(variant, &params::Cast { n: size(n)? }, &[op.src, op.out].map(Some), c.flat(n, group)?)?])
+    // WGSL reserves the word.
+    let template = if c.caps.language == Language::Wgsl { "cast_half" } else { "cast" };
+    let variant = Variant::new(template).name("dtype", dtype).flag("vec", vec).int("wg", WG);
+    Ok(vec![c.launch(variant, &params::Cast { n: size(n)? }, &[op.src, op.out].map(Some), c.flat(n, CAST)?)?])
 }
 
 pub fn copy_blocks(op: &CopyBlocks, c: &Context) -> Result<Vec<Launch>> {

@@ -192,7 +192,8 @@ pub(super) fn layer_norm(op: &LayerNorm, t: &mut Env) -> Result<()> {
         rstds.push(rstd);
     }
     // `sum` may be `x` itself: everything has been read by now.
-    for (id, values) in [(Some(op.out), &out), (op.sum, &sum), (op.mean, &means), (op.rstd, &rstds)] {
+    for (id, values) in [(Some(op.out), &out), (op.rounded, &out), (op.sum, &sum), (op.mean, &means), (op.rstd, &rstds)]
+    {
         if let Some(id) = id {
             t.set(id, values);
         }
