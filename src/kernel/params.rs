@@ -207,13 +207,24 @@ params! {
         block: u32,
     }
     /// Of `matmul`.
-    "matmul" "matmul_cooperative" "matmul_half" Matmul {
+    "matmul" "matmul_cooperative" Matmul {
         /// Rows of the result.
         m: u32,
         /// Columns of the result.
         n: u32,
         /// Summed dimension.
         k: u32,
+    }
+    /// Of `matmul_half`.
+    "matmul_half" MatmulHalf {
+        /// Rows of the result.
+        m: u32,
+        /// Columns of the result.
+        n: u32,
+        /// Summed dimension.
+        k: u32,
+        /// Elements of it that a block sums, a multiple of 32.
+        part: u32,
     }
     /// Of `mix_rows`.
     "mix_rows" MixRows {
