@@ -86,7 +86,7 @@ pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: Tenso
         causal: o.attention == super::AttentionType::Uni,
         same_length: o.attention == super::AttentionType::Uni && o.same_length,
         scale: 1.0 / (c.d_head as f32).sqrt(),
-        dropout: net.dropout(site::layer(layer, site::CONTENT_PROBABILITIES), o.dropatt),
+        dropout: net.dropout_of(site::layer(layer, site::CONTENT_PROBABILITIES), o.dropatt, o.length),
         out,
         lse,
         batch: o.batch,
@@ -107,7 +107,7 @@ pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: Tenso
 }
 
 fn residual_dropout(net: &Transformer, layer: usize) -> Option<DropoutSite> {
-    net.dropout(site::layer(layer, site::ATTENTION), net.options.dropout)
+    net.dropout(site::layer(layer, site::ATTENTION), layer)
 }
 
 fn group_of_rows(net: &Transformer) -> Option<TensorId> {

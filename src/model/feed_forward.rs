@@ -22,14 +22,14 @@ pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: Tenso
     let pre = p.ff_1.forward_in(b, "ff_pre", x, products)?; // [R, I]
     let act = activation(b, net, layer, pre)?;
     let branch = p.ff_2.forward_in(b, "ff_sum", act, products)?; // [R, d]
-    let dropout = net.dropout(site::layer(layer, site::FF_OUTPUT), net.options.dropout);
+    let dropout = net.dropout(site::layer(layer, site::FF_OUTPUT), layer);
     let (out, norm) = norm::forward(b, net, "ff", (branch, x), p.ff_norm, dropout)?;
     Ok((out, Saved { x, pre, norm }))
 }
 
 fn activation(b: &mut Builder, net: &Transformer, layer: usize, pre: TensorId) -> Result<TensorId> {
     let act = b.activation_in("ff_act", b.shape(pre), b.desc(pre).dtype); // [R, I]
-    let dropout = net.dropout(site::layer(layer, site::FF_HIDDEN), net.options.dropout);
+    let dropout = net.dropout(site::layer(layer, site::FF_HIDDEN), layer);
     b.push(Activation { x: pre, out: act, kind: net.config.ff_activation.kind(), dropout })?;
     Ok(act)
 }
@@ -48,7 +48,7 @@ pub(super) fn backward(
     let act = activation(b, net, layer, saved.pre)?;
     let products = b.products();
     let dpre = p.ff_2.backward_in(b, "d_ff_pre", act, dy, products)?; // [R, I]
-    let dropout = net.dropout(site::layer(layer, site::FF_HIDDEN), net.options.dropout);
+    let dropout = net.dropout(site::layer(layer, site::FF_HIDDEN), layer);
     let kind = net.config.ff_activation.kind();
     b.push(ActivationGrad { x: saved.pre, dout: dpre, dx: dpre, kind, dropout })?;
     p.ff_1.backward_weight(b, saved.x, dpre)?;

@@ -88,7 +88,7 @@ impl Operation for LayerNorm {
             id.map_or(Ok(()), |id| t.expect_len(what, id, n / d))?;
         }
         t.expect("eps", self.eps >= 0.0, "0 or more", self.eps)?;
-        DropoutSite::check(self.dropout, t)
+        DropoutSite::check(self.dropout, t, n / d)
     }
     fn flops(&self, t: &Tensors) -> u64 {
         8 * t.shape(self.x).len() as u64
@@ -122,7 +122,7 @@ impl Operation for LayerNormGrad {
         for (what, target) in [("dgamma", self.dgamma), ("dbeta", self.dbeta)] {
             target.map_or(Ok(()), |g| t.expect_len(what, g.id, d))?;
         }
-        DropoutSite::check(self.dropout, t)
+        DropoutSite::check(self.dropout, t, n / d)
     }
     fn flops(&self, t: &Tensors) -> u64 {
         14 * t.shape(self.dout).len() as u64

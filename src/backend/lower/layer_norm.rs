@@ -4,16 +4,22 @@ use super::movement::{Columns, block_rows, blocks, column_sum_step};
 use super::{Context, Launch};
 use crate::kernel::params::{self, Drop, size};
 use crate::kernel::{Language, Variant};
-use crate::op::{LayerNorm, LayerNormGrad, Target, Write};
+use crate::op::{DropoutSite, LayerNorm, LayerNormGrad, Target, Write};
 use crate::tensor::TensorId;
 use crate::{Error, Result};
 
 /// Invocations that share a row.
 const WG: u32 = 64;
 
+/// Constants of a dropout place of `rows` rows.
+fn place(site: Option<DropoutSite>, rows: usize, c: &Context) -> Result<Drop> {
+    Drop::new(site, rows, site.map_or(0, |site| c.len(site.key)))
+}
+
 pub fn layer_norm(op: &LayerNorm, c: &Context) -> Result<Vec<Launch>> {
-    let (d, Drop { site, threshold, scale }) = (c.len(op.gamma), Drop::new(op.dropout)?);
+    let d = c.len(op.gamma);
     let rows = c.len(op.x) / d;
+    let Drop { site, threshold, scale, lead, tail, split } = place(op.dropout, rows, c)?;
     let variant = Variant::new("layer_norm").name("dtype", c.dtype(op.out)?);
     let variant = halves(variant, op.rounded, c)?
         .flag("residual", op.residual.is_some())
@@ -22,7 +28,8 @@ pub fn layer_norm(op: &LayerNorm, c: &Context) -> Result<Vec<Launch>> {
         .int("wg", WG);
     let variant = c.reducing(variant);
     let statistics = u32::from(op.mean.is_some()) + 2 * u32::from(op.rstd.is_some());
-    let params = params::LayerNorm { rows: size(rows)?, d: size(d)?, eps: op.eps, site, threshold, scale, statistics };
+    let (eps, d) = (op.eps, size(d)?);
+    let params = params::LayerNorm { rows: size(rows)?, d, eps, site, threshold, scale, statistics, lead, tail, split };
     let key = op.dropout.map(|dropout| dropout.key);
     let kept = [op.sum, op.mean, op.rstd];
     let buffers = [Some(op.x), op.residual, key, Some(op.gamma), Some(op.beta), Some(op.out)];
@@ -57,7 +64,7 @@ pub fn layer_norm_grad_workspace(rows: usize, d: usize) -> usize {
 }
 
 pub fn layer_norm_grad(op: &LayerNormGrad, c: &Context) -> Result<Vec<Launch>> {
-    let (d, Drop { site, threshold, scale }) = (c.len(op.gamma), Drop::new(op.dropout)?);
+    let d = c.len(op.gamma);
     let (rows, dtype) = (c.len(op.dout) / d, c.dtype(op.dout)?);
     let mut launches = vec![];
     if op.dgamma.is_some() || op.dbeta.is_some() {
@@ -78,7 +85,8 @@ pub fn layer_norm_grad(op: &LayerNormGrad, c: &Context) -> Result<Vec<Launch>> {
     let variant = halves(Variant::new("layer_norm_grad").name("dtype", dtype), op.dx, c)?;
     let variant = variant.flag("dropout", op.dropout.is_some()).int("wg", WG);
     let variant = c.reducing(variant);
-    let params = params::LayerNormGrad { rows: size(rows)?, d: size(d)?, site, threshold, scale };
+    let Drop { site, threshold, scale, lead, tail, split } = place(op.dropout, rows, c)?;
+    let params = params::LayerNormGrad { rows: size(rows)?, d: size(d)?, site, threshold, scale, lead, tail, split };
     let key = op.dropout.map(|dropout| dropout.key);
     let inputs = [op.dout, op.sum, op.mean, op.rstd, op.gamma, op.dsum].map(Some);
     let buffers: Vec<_> = inputs.into_iter().chain([key, op.dx]).collect();

@@ -30,7 +30,7 @@ pub fn cases() -> Vec<Case> {
                 cases.push(Case::new(name, move |s| {
                     let x = s.normal("x", [r, d]);
                     let residual = residual.then(|| s.normal("residual", [r, d]));
-                    let dropout = s.dropout(rate);
+                    let dropout = s.dropout(rate, r);
                     let (gamma, beta) = (s.normal("gamma", [d]), s.normal("beta", [d]));
                     let out = s.output("out", [r, d]);
                     let sum = kept.then(|| if in_place { x } else { s.output("sum", [r, d]) });
@@ -122,7 +122,7 @@ fn halves((r, d): (usize, usize), dtype: DType, residual: bool, rate: f32) -> [C
         let stored = s.stored(dtype);
         let x = s.sixteenths("x", [r, d], stored);
         let residual = residual.then(|| s.normal("residual", [r, d]));
-        let dropout = s.dropout(rate);
+        let dropout = s.dropout(rate, r);
         let (gamma, beta) = (s.normal("gamma", [d]), s.normal("beta", [d]));
         let out = s.output("out", [r, d]);
         let rounded = s.output_in("rounded", [r, d], stored);
@@ -139,7 +139,7 @@ fn halves((r, d): (usize, usize), dtype: DType, residual: bool, rate: f32) -> [C
         let (dout, dsum, sum) = (s.normal("dout", [r, d]), s.output("dsum", [r, d]), s.normal("sum", [r, d]));
         let (gamma, stored) = (s.normal("gamma", [d]), s.stored(dtype));
         let (mean, rstd) = statistics(s, sum, (r, d));
-        let dropout = s.dropout(rate);
+        let dropout = s.dropout(rate, r);
         let dx = s.output_in("dx", [r, d], stored);
         let dx_too = (stored.is_half() || dropout.is_some()).then_some(dx);
         let (dgamma, dbeta) = (Some(s.target(Write::Set, "dgamma", [d])), Some(s.target(Write::Set, "dbeta", [d])));
@@ -178,7 +178,7 @@ fn grad(
     let (dout, sum, gamma) = (s.normal("dout", [r, d]), s.normal("sum", [r, d]), s.normal("gamma", [d]));
     let (mean, rstd) = statistics(s, sum, (r, d)); // which belong to the sum
     let dsum = if in_place { dout } else { s.output("dsum", [r, d]) };
-    let dropout = s.dropout(rate);
+    let dropout = s.dropout(rate, r);
     let dx = dropout.map(|_| s.output("dx", [r, d]));
     let dgamma = (!frozen).then(|| s.target(write, "dgamma", [d]));
     let dbeta = (!frozen).then(|| s.target(write, "dbeta", [d]));
