@@ -91,7 +91,7 @@ impl Server {
 fn a_thousand_requests_and_bad_ones() {
     let place = classifier();
     let model = FineTuned::open(&place.path().join("run"), Device::Cpu, 1).unwrap();
-    let alone = Predictor::new(model, 8);
+    let alone = Predictor::new(model, 8).unwrap();
     let texts: Vec<String> = (0..40).map(text).collect();
     let expected: Vec<f32> =
         texts.iter().map(|text| share(alone.predict(&[request(text)])[0].as_ref().unwrap())).collect();
@@ -161,6 +161,37 @@ fn a_thousand_requests_and_bad_ones() {
     let pid = server.child.id().to_string();
     assert!(Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status().unwrap().success());
     assert!(server.child.wait().unwrap().success());
+}
+
+/// Programs for other numbers and lengths of requests hold no weights, and as many are kept as is said.
+#[test]
+fn weights_are_there_once() {
+    let place = classifier();
+    let open = |programs| {
+        let model = FineTuned::open(&place.path().join("run"), Device::Cpu, 4).unwrap();
+        let weights: usize = model.weights.tensors.values().map(|weight| 4 * weight.values.len()).sum();
+        (Predictor::new(model, programs).unwrap(), weights)
+    };
+    let shares = |predictor: &Predictor, texts: &[String]| -> Vec<f32> {
+        let requests: Vec<Request> = texts.iter().map(|text| request(text)).collect();
+        predictor.predict(&requests).iter().map(|response| share(response.as_ref().unwrap())).collect()
+    };
+    let texts: Vec<String> = (0..8).map(text).collect(); // of four lengths
+    let (many, weights) = open(8);
+    let first = many.held_bytes();
+    assert!(first > weights);
+    let (alone, together) = (texts.chunks(1).flat_map(|text| shares(&many, text)), shares(&many, &texts));
+    let alone: Vec<f32> = alone.collect();
+    assert!(alone.iter().zip(&together).all(|(a, b)| (a - b).abs() < 2e-6), "{alone:?} {together:?}");
+    let grown = many.held_bytes() - first;
+    // Seven more programs, each smaller than the first one without its weights.
+    assert!(grown > 0 && grown < 7 * (first - weights), "{first} bytes have grown by {grown}");
+    assert!(grown < weights, "{grown} bytes of programs, {weights} of weights");
+    // One program does all.
+    let (one, _) = open(1);
+    let same = shares(&one, &texts);
+    assert!(same.iter().zip(&together).all(|(a, b)| (a - b).abs() < 2e-6));
+    assert_eq!(one.held_bytes(), first);
 }
 
 #[test]

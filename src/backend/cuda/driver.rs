@@ -21,7 +21,7 @@ pub struct KernelLaunch {
 }
 
 /// A machine with memory that loads and launches kernels, in order.
-pub trait Driver: Send {
+pub trait Driver: Send + 'static {
     /// Compute capability, which decides what kernels may use: (8, 0) is A100.
     fn capability(&self) -> (u32, u32);
     /// Whether every tensor gets memory of its own, so that an index that runs off its end is seen.
@@ -79,4 +79,12 @@ pub trait Driver: Send {
     /// # Errors
     /// When the machine or a launch failed.
     fn sync(&mut self) -> Result<()>;
+    /// The same machine for another program, which reads the memory at these addresses too: it holds what was written so
+    /// far, and stays as long as one of the two is there.
+    ///
+    /// # Errors
+    /// When the machine or a launch failed.
+    fn beside(&mut self, addresses: &[u64]) -> Result<Self>
+    where
+        Self: Sized;
 }
