@@ -1,8 +1,8 @@
 """Everything about the CUDA backend that needs a card, in one call: the tests on it, then attention and whole training
 steps beside PyTorch, and the table of targets.
 
-Needs an NVIDIA card with its driver, Rust, and `pip install torch==2.9.0 transformers==4.57.1`. CUDA's toolkit only for
-compute-sanitizer, which is used where it is found.
+Needs an NVIDIA card with its driver, Rust (or --programs), and `pip install torch==2.9.0 transformers==4.57.1`. CUDA's
+toolkit only for compute-sanitizer, which is used where it is found.
 
     python benches/compare_cuda.py                  # all of it, about half an hour
     python benches/compare_cuda.py --part step      # tests, attention or step alone
@@ -47,12 +47,18 @@ def run(command: list, **env: str) -> str:
     return done.stdout
 
 
+def xlnet(args) -> str:
+    """Path of the program."""
+    return str(args.programs / "xlnet") if args.programs else "target/release/xlnet"
+
+
 def tests(args) -> None:
     """The tests that name devices, on the card; compute-sanitizer over a small training run."""
     suites = ["ops", "train", "hugging_face", "model"]
-    device = {} if args.dry_run else {"XLNET_DEVICE": "cuda:0"}
+    device = {} if args.dry_run else {"XLNET_DEVICE": "cuda:0", "XLNET_BACKEND": "cuda:0"}
     for suite in suites[:1] if args.dry_run else suites:
-        out = run(["cargo", "test", "--release", "--test", suite, "--", "--show-output"], **device)
+        test = [str(args.programs / suite)] if args.programs else ["cargo", "test", "--release", "--test", suite, "--"]
+        out = run([*test, "--show-output"], **device)
         lines = [line for line in out.splitlines() if line.startswith(("cuda:0", "test result"))]
         print("\n".join(lines))
     sanitizer = shutil.which("compute-sanitizer")
@@ -60,7 +66,7 @@ def tests(args) -> None:
         print("compute-sanitizer is not here: not run")
     elif not args.dry_run:
         for tool in ["memcheck", "racecheck", "initcheck", "synccheck"]:
-            run([sanitizer, "--tool", tool, "--error-exitcode", "9", "target/release/xlnet", "bench", "--quick",
+            run([sanitizer, "--tool", tool, "--error-exitcode", "9", xlnet(args), "bench", "--quick",
                  "--device", "cuda", "--output", str(args.folder / "sanitized")])
             print(f"compute-sanitizer {tool}: nothing found")
 
@@ -68,12 +74,13 @@ def tests(args) -> None:
 def ours(args) -> dict:
     """Milliseconds of our attention and step, from `xlnet bench`."""
     stem = args.folder / "xlnet"
-    command = ["target/release/xlnet", "bench", "--output", str(stem)]
+    command = [xlnet(args), "bench", "--output", str(stem)]
     command += ["--quick", "--device", "cpu", "--task", "classify"] if args.dry_run else [
         "--device", "cuda", "--model", "large", "--task", "classify", "--seq-len", str(args.length),
         "--tokens", str(args.batch * args.length), "--dropout", "0", "--steps", "20"]
     command += [] if args.f32 else ["--bf16"]
-    run(["cargo", "build", "--release"])
+    if not args.programs:
+        run(["cargo", "build", "--release"])
     print(run(command))
     report = json.loads(stem.with_suffix(".json").read_text())
     step = report["steps"][0]
@@ -241,6 +248,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--f32", action="store_true", help="everything in f32 instead of bf16")
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "target" / "compare_cuda", help="receives all figures")
+    parser.add_argument("--programs", type=pathlib.Path, help="folder with xlnet and the tests ops, train, hugging_face and "
+                        "model built elsewhere, for a machine without Rust")
     parser.add_argument("--dry_run", action="store_true", help="tiny sizes on the processor")
     args = parser.parse_args()
     args.folder = args.folder.resolve()

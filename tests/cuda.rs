@@ -231,17 +231,42 @@ mod program {
         let (driver, dir) = (driver()?, corpus());
         let dir = dir.path();
         let line = TRAIN.replace("0.01", "0.001");
-        for (device, extra) in [("cpu", ""), ("cuda", ""), ("cpu", "--use_bfloat16"), ("cuda", "--use_bfloat16")] {
-            let line = format!("{line} --device {device} --model_dir {device}{extra} {extra}");
-            let out = xlnet(dir, driver.path(), &line, &[])?;
-            ensure!(out.status.success(), "{line}: {}", text(&out.stderr));
-        }
-        for (extra, loss_bound, norm_bound) in [("", 1e-5, 1e-4), ("--use_bfloat16", 1e-3, 2e-2)] {
-            let [cpu, cuda] = ["cpu", "cuda"].map(|device| losses(&dir.join(format!("{device}{extra}"))));
+        // Products in bf16, and with heads of 64 elements attention too.
+        let kinds = [
+            ("f32", "", 1e-5, 1e-4),
+            ("bf16", "--use_bfloat16", 1e-3, 2e-2),
+            ("tensor-cores", "--use_bfloat16", 1e-3, 2e-2),
+        ];
+        for (kind, extra, loss_bound, norm_bound) in kinds {
+            let line = if kind == "tensor-cores" { line.replace("--d_head 8", "--d_head 64") } else { line.clone() };
+            for device in ["cpu", "cuda"] {
+                let line = format!("{line} --device {device} --model_dir {device}-{kind} {extra}");
+                let kernels = dir.join(format!("{device}-{kind}.kernels"));
+                let env = [("XLNET_DUMP_KERNELS", kernels.to_str().context("a path")?)];
+                let out = xlnet(dir, driver.path(), &line, &env)?;
+                ensure!(out.status.success(), "{line}: {}", text(&out.stderr));
+            }
+            let [cpu, cuda] = ["cpu", "cuda"].map(|device| losses(&dir.join(format!("{device}-{kind}"))));
             ensure!(cpu.len() == 3 && cuda.len() == 3, "{cpu:?} and {cuda:?}");
             for (a, b) in cpu.iter().zip(&cuda) {
                 let far = |a: Option<f64>, b: Option<f64>| a.zip(b).map_or(f64::INFINITY, |(a, b)| (a / b - 1.0).abs());
-                ensure!(far(a.1, b.1) < loss_bound && far(a.2, b.2) < norm_bound, "{extra}: {cpu:?} and {cuda:?}");
+                ensure!(far(a.1, b.1) < loss_bound && far(a.2, b.2) < norm_bound, "{kind}: {cpu:?} and {cuda:?}");
+            }
+            let kernels: Vec<_> = std::fs::read_dir(dir.join(format!("cuda-{kind}.kernels")))?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect::<std::io::Result<_>>()?;
+            let named = |start: &str| kernels.iter().any(|name| name.starts_with(start));
+            for stream in ["band", "rows"] {
+                for kernel in ["", "_grad", "_grad_keys", "_grad_positions"] {
+                    let (general, fast) = (
+                        named(&format!("rel_attention{kernel}.f32.{stream}.")),
+                        named(&format!("rel_attention_mma{kernel}.bf16.{stream}.")),
+                    );
+                    ensure!(
+                        fast == (kind == "tensor-cores") && general != fast,
+                        "{kind}: {kernel} {stream} of {kernels:?}"
+                    );
+                }
             }
         }
         Ok(())

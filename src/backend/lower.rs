@@ -48,7 +48,13 @@ pub struct Caps {
     pub invocations: u32,
     /// Work groups in each dimension of a launch.
     pub groups: [u32; 3],
+    /// Work groups of a launch that keep the device busy, [`FILL`] at most: where one launch of more needs more scratch,
+    /// several are made.
+    pub fill: usize,
 }
+
+/// Work groups that keep every device busy; scratch is planned for launches of this size.
+pub const FILL: usize = 512;
 
 impl Default for Caps {
     /// A plain desktop adapter: what is lowered for it where there is no device.
@@ -66,6 +72,7 @@ impl Default for Caps {
             workgroup_bytes: 32 << 10,
             invocations: 1024,
             groups: [65535; 3],
+            fill: FILL,
         }
     }
 }
@@ -122,6 +129,7 @@ pub struct Context<'a> {
 pub fn workspace_bytes(language: Language, op: &Op, program: &Program) -> usize {
     let len = |id: TensorId| program.tensor(id).shape.len();
     let rows = |id: TensorId, d: TensorId| len(id) / len(d).max(1);
+    let is_half = |id: TensorId| program.tensor(id).dtype.is_half();
     match op {
         Op::GatherRowsGrad(op) => movement::gather_rows_grad_workspace(len(op.ids)),
         Op::MixRowsGrad(op) => {
@@ -139,8 +147,8 @@ pub fn workspace_bytes(language: Language, op: &Op, program: &Program) -> usize 
             });
             loss::square_norm_workspace(all.sum())
         }
-        Op::RelAttention(op) => rel_attention::forward_workspace(language, op),
-        Op::RelAttentionGrad(op) => rel_attention::backward_workspace(language, op),
+        Op::RelAttention(op) => rel_attention::forward_workspace(language, op, is_half(op.k)),
+        Op::RelAttentionGrad(op) => rel_attention::backward_workspace(language, op, is_half(op.forward.k)),
         _ => 0,
     }
 }

@@ -63,6 +63,7 @@ const SHADERS: &[(&str, &str)] = files! { "shaders":
 const KERNELS: &[(&str, &str)] = files! { "kernels":
     "lib/dropout.ptx"
     "lib/eights.ptx"
+    "lib/element.ptx"
     "lib/flat.ptx"
     "lib/half_tile.ptx"
     "lib/head.ptx"
@@ -107,6 +108,7 @@ const KERNELS: &[(&str, &str)] = files! { "kernels":
     "rel_attention_mma_grad.ptx"
     "rel_attention_mma_grad_keys.ptx"
     "rel_attention_mma_grad_positions.ptx"
+    "rel_attention_mma_segments.ptx"
     "rel_attention_rows.ptx"
     "rel_attention_segments.ptx"
     "softmax.ptx"

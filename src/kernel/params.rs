@@ -255,7 +255,7 @@ params! {
     /// Of the kernels of relative attention; `work` is the op's scratch. Offsets are in words of 4 bytes.
     "rel_attention" "rel_attention_grad" "rel_attention_grad_deltas" "rel_attention_grad_keys" "rel_attention_grad_rows"
     "rel_attention_grad_positions" "rel_attention_mma" "rel_attention_mma_deltas" "rel_attention_mma_grad"
-    "rel_attention_mma_grad_keys" "rel_attention_mma_grad_positions" "rel_attention_rows"
+    "rel_attention_mma_grad_keys" "rel_attention_mma_grad_positions" "rel_attention_mma_segments" "rel_attention_rows"
     "rel_attention_segments" RelAttention {
         /// B.
         batch: u32,
@@ -291,7 +291,7 @@ params! {
         query: u32,
         /// 1: there is a segment term.
         segments: u32,
-        /// 1: add to the results.
+        /// 1: add to the results; 2: keep sums of dr in f32, for a later launch adds to them.
         accumulate: u32,
         /// `[B, rows]` row of r that belongs to key 0, counted over all groups; 0xffffffff: padded target.
         starts: u32,
@@ -315,7 +315,7 @@ params! {
         first_row: u32,
         /// Rows of the slab, a multiple of 32.
         slab_rows: u32,
-        /// `[batches, H, slab_rows, 32 ceil(N/32)]` f32: ds.
+        /// WGSL: `[batches, H, slab_rows, 32 ceil(N/32)]` f32: ds. Tensor cores: `[G, P, H, D]` f32: dr so far.
         slab: u32,
         /// `[batches, H, slab_rows, ceil(N/32)]` f32: sum of p over 32 keys, those of another segment.
         others: u32,
@@ -430,18 +430,18 @@ pub fn size(value: usize) -> Result<u32> {
 }
 
 impl CopyBlocks {
-    /// Sizes of `op`.
+    /// Sizes of `op`, in units of `unit` elements.
     ///
     /// # Errors
     /// When one does not fit 32 bits.
-    pub fn new(op: &op::CopyBlocks) -> Result<Self> {
+    pub fn new(op: &op::CopyBlocks, unit: usize) -> Result<Self> {
         Ok(CopyBlocks {
-            n: size(op.blocks * op.length)?,
-            length: size(op.length)?,
-            src_offset: size(op.src_offset)?,
-            src_stride: size(op.src_stride)?,
-            dst_offset: size(op.dst_offset)?,
-            dst_stride: size(op.dst_stride)?,
+            n: size(op.blocks * op.length / unit)?,
+            length: size(op.length / unit)?,
+            src_offset: size(op.src_offset / unit)?,
+            src_stride: size(op.src_stride / unit)?,
+            dst_offset: size(op.dst_offset / unit)?,
+            dst_stride: size(op.dst_stride / unit)?,
         })
     }
 }

@@ -4,11 +4,11 @@ use super::memory::copy_positions;
 use super::transformer::{MaskKind, Transformer, accumulate, site};
 use crate::Result;
 use crate::op::{
-    CopyBlocks, DropoutSite, Groups, LayerNorm, LayerNormGrad, Mask, QueryStream, QueryStreamGrad, RelAttention,
-    RelAttentionGrad, RelativeTerms, RelativeTermsGrad, SegmentTerms, SegmentTermsGrad, Target, Write,
+    CopyBlocks, DropoutSite, Groups, HALF_HEAD_DIM, LayerNorm, LayerNormGrad, Mask, QueryStream, QueryStreamGrad,
+    RelAttention, RelAttentionGrad, RelativeTerms, RelativeTermsGrad, SegmentTerms, SegmentTermsGrad, Target, Write,
 };
 use crate::program::Builder;
-use crate::tensor::TensorId;
+use crate::tensor::{DType, TensorId};
 
 /// What the backward pass needs.
 pub(super) struct Saved {
@@ -21,12 +21,18 @@ pub(super) struct Saved {
     rows: (usize, usize), // first row of x that is a query row of this layer, number of them
 }
 
-/// `[memory; content rows]`, or the content rows themselves where there is no memory.
+/// Element type of what attention reads and writes: that of the products, where there are kernels for these heads.
+fn stored(b: &Builder, net: &Transformer) -> DType {
+    if net.config.d_head == HALF_HEAD_DIM { b.products() } else { b.float() }
+}
+
+/// `[memory; content rows]` as the operand of a product, or the content rows themselves where there is no memory.
 fn keys_input(b: &mut Builder, net: &Transformer, layer: usize, x: TensorId) -> Result<TensorId> {
     let o = net.options;
     let content = b.rows(x, 0, o.content_rows())?;
     let Some(&memory) = net.inputs.memory.get(layer) else { return Ok(content) };
-    let cat = b.activation("cat", [o.batch, o.keys(), net.config.d_model]); // [B, N, d]
+    let (memory, content) = (b.operand(memory)?, b.operand(content)?);
+    let cat = b.activation_in("cat", [o.batch, o.keys(), net.config.d_model], b.products()); // [B, N, d]
     copy_positions(b, (memory, 0), (Target::set(cat), 0), o.batch, o.memory)?;
     copy_positions(b, (content, 0), (Target::set(cat), o.memory), o.batch, o.length)?;
     Ok(cat)
@@ -39,12 +45,21 @@ pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: Tenso
     let rows = if net.query_only(layer) { (content_rows, query_rows) } else { (0, content_rows + query_rows) };
     let residual = b.rows(x, rows.0, rows.1)?; // [R', d]
 
+    let dtype = stored(b, net);
+    let q = p.q.forward_in(b, "q", residual, dtype)?; // [R', N*D]
     let cat = keys_input(b, net, layer, x)?;
-    let k = p.k.forward(b, "k", cat)?; // [B*N, N*D]
-    let v = p.v.forward(b, "v", cat)?; // [B*N, N*D]
-    let r = p.r.forward(b, "r", net.positions)?; // [G*P, N*D]
-    let q = p.q.forward(b, "q", residual)?; // [R', N*D]
-    let heads = b.activation("heads", b.shape(q)); // [R', N*D]
+    let k = p.k.forward_in(b, "k", cat, dtype)?; // [B*N, N*D]
+    let v = p.v.forward_in(b, "v", cat, dtype)?; // [B*N, N*D]
+    let r = p.r.forward_in(b, "r", net.positions, dtype)?; // [G*P, N*D]
+    let heads = b.activation_in("heads", b.shape(q), dtype); // [R', N*D]
+    let term = |b: &mut Builder, param| if dtype == b.float() { Ok(param) } else { b.operand(param) };
+    let (w_bias, r_bias) = (term(b, p.r_w_bias)?, term(b, p.r_r_bias)?);
+    let segment = match net.inputs.segment_ids.zip(p.segment) {
+        Some((ids, (s_bias, seg_embed))) => {
+            Some(SegmentTerms { s_bias: term(b, s_bias)?, seg_embed: term(b, seg_embed)?, ids })
+        }
+        None => None,
+    };
 
     let content = (rows.0 == 0).then_some(());
     let part = |b: &mut Builder, id| content.map(|()| b.rows(id, 0, content_rows)).transpose();
@@ -66,12 +81,8 @@ pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: Tenso
         query,
         k,
         v,
-        relative: Some(RelativeTerms { r, group: group_of_rows(net), w_bias: p.r_w_bias, r_bias: p.r_r_bias }),
-        segment: net.inputs.segment_ids.zip(p.segment).map(|(ids, (s_bias, seg_embed))| SegmentTerms {
-            s_bias,
-            seg_embed,
-            ids,
-        }),
+        relative: Some(RelativeTerms { r, group: group_of_rows(net), w_bias, r_bias }),
+        segment,
         mask: mask(net),
         causal: o.attention == super::AttentionType::Uni,
         same_length: o.attention == super::AttentionType::Uni && o.same_length,
@@ -162,12 +173,14 @@ pub(super) fn backward(
         dgamma,
         dbeta,
     })?;
-    let dheads = p.o.backward(b, "d_heads", saved.heads, dsum.unwrap_or(dresidual))?; // [R', N*D]
+    let dtype = stored(b, net);
+    let dheads = p.o.backward_in(b, "d_heads", saved.heads, dsum.unwrap_or(dresidual), dtype)?; // [R', N*D]
 
     let op = saved.op;
-    let dq = b.activation("dq", b.shape(saved.q)); // [R', N*D]
-    let (dk, dv) = (b.activation("dk", b.shape(op.k)), b.activation("dv", b.shape(op.v))); // [B*N, N*D]
-    let dr = op.relative.map(|r| b.activation("dr", b.shape(r.r))); // [G*P, N*D]
+    let like = |b: &mut Builder, name, id| b.activation_in(name, b.shape(id), dtype);
+    let dq = like(b, "dq", saved.q); // [R', N*D]
+    let (dk, dv) = (like(b, "dk", op.k), like(b, "dv", op.v)); // [B*N, N*D]
+    let dr = op.relative.map(|r| like(b, "dr", r.r)); // [G*P, N*D]
     let content = op.q.is_some().then_some(());
     let part = |b: &mut Builder, id| content.map(|()| b.rows(id, 0, content_rows)).transpose();
     let (d_content, dq_content) = (part(b, dheads)?, part(b, dq)?);
@@ -179,7 +192,9 @@ pub(super) fn backward(
         }),
     };
     let relative = dr.map(|dr| RelativeTermsGrad { dr, dw_bias: b.grad(p.r_w_bias), dr_bias: b.grad(p.r_r_bias) });
-    let segment = op.segment.map(|s| SegmentTermsGrad { ds_bias: b.grad(s.s_bias), dseg_embed: b.grad(s.seg_embed) });
+    let segment = op.segment.and(p.segment);
+    let segment =
+        segment.map(|(s_bias, seg_embed)| SegmentTermsGrad { ds_bias: b.grad(s_bias), dseg_embed: b.grad(seg_embed) });
     b.push(RelAttentionGrad { forward: op, dout: d_content, dq: dq_content, query, dk, dv, relative, segment })?;
 
     // The rows that are no residual here (content rows of a query-only layer) begin with the keys' gradient.
@@ -221,7 +236,7 @@ fn content_part(b: &mut Builder, net: &Transformer, id: TensorId, name: &str) ->
         return Ok(id);
     }
     let width = b.shape(id).last();
-    let part = b.activation(name, [o.content_rows(), width]); // [B*L, w]
+    let part = b.activation_in(name, [o.content_rows(), width], b.desc(id).dtype); // [B*L, w]
     copy_positions(b, (id, o.memory), (Target::set(part), 0), o.batch, o.length)?;
     Ok(part)
 }

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::op::{ColumnSum, MatMul, Target, Write};
 use crate::program::Builder;
-use crate::tensor::TensorId;
+use crate::tensor::{DType, TensorId};
 
 /// How the weight matrix is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +32,13 @@ pub struct Linear {
 impl Linear {
     /// Pushes `y = x W + b` and returns y.
     pub fn forward(&self, b: &mut Builder, name: &str, x: TensorId) -> Result<TensorId> {
+        let float = b.float();
+        self.forward_in(b, name, x, float)
+    }
+    /// As [`Self::forward`], with y in the program's type or that of operands of products.
+    pub fn forward_in(&self, b: &mut Builder, name: &str, x: TensorId, dtype: DType) -> Result<TensorId> {
         let rows = b.shape(x).len() / self.inputs;
-        let y = b.activation(name, [rows, self.outputs]); // [R, outputs]
+        let y = b.activation_in(name, [rows, self.outputs], dtype); // [R, outputs]
         let (x, weight) = (b.operand(x)?, b.operand(self.weight)?);
         b.push(MatMul {
             a: x,
@@ -87,9 +92,21 @@ impl Linear {
 
     /// [`Self::backward_weight`], then the gradient of x in a tensor of its own.
     pub fn backward(&self, b: &mut Builder, name: &str, x: TensorId, dy: TensorId) -> Result<TensorId> {
+        let float = b.float();
+        self.backward_in(b, name, x, dy, float)
+    }
+    /// As [`Self::backward`], with the gradient of x in the program's type or that of operands of products.
+    pub fn backward_in(
+        &self,
+        b: &mut Builder,
+        name: &str,
+        x: TensorId,
+        dy: TensorId,
+        dtype: DType,
+    ) -> Result<TensorId> {
         self.backward_weight(b, x, dy)?;
         let rows = b.shape(dy).len() / self.outputs;
-        let dx = b.activation(name, [rows, self.inputs]); // [R, inputs]
+        let dx = b.activation_in(name, [rows, self.inputs], dtype); // [R, inputs]
         self.backward_input(b, dy, Target { id: dx, write: Write::Set })?;
         Ok(dx)
     }

@@ -106,7 +106,8 @@ pub struct TransformerOptions {
     pub recompute: Recompute,
     /// Layers below this one, and the embeddings, are not trained.
     pub frozen_layers: usize,
-    /// Operands of products are rounded to bf16; sums, weights and everything else stay f32.
+    /// Operands of products are rounded to bf16, and attention with heads of 64 elements reads and writes bf16; sums,
+    /// weights and everything else stay f32.
     pub bf16: bool,
     /// Epsilon of layer norms.
     pub layer_norm_eps: f32,

@@ -6,7 +6,8 @@ use crate::tensor::TensorId;
 
 /// `out (=|+=) op(a) op(b) + bias`, where op transposes on request.
 ///
-/// `a` and `b` may be in half precision, both in the same; bias, sums and result are in the program's type all the same.
+/// `a` and `b` may be in half precision, both in the same; bias and sums are in the program's type all the same, and so is
+/// the result unless it is overwritten and in the operands' type: then each sum is rounded once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatMul {
     /// Left operand.
@@ -53,12 +54,26 @@ impl Operation for MatMul {
         t.expect_float("b", self.b)?;
         let [a, b, out] = [self.a, self.b, self.out.id].map(|id| t.get(id).dtype);
         t.expect("b", a == b, a, b)?;
-        t.expect("out", !out.is_half() && (a.is_half() || a == out), "the program's type", out)?;
+        let rounded = a.is_half() && out == a;
+        t.expect(
+            "out",
+            rounded || !out.is_half() && (a.is_half() || a == out),
+            "the program's type, or that of a",
+            out,
+        )?;
+        t.expect(
+            "out",
+            !rounded || self.out.write == Write::Set,
+            "a sum in the program's type",
+            "one in half precision",
+        )?;
         t.expect_len("a", self.a, self.m * self.k)?;
         t.expect_len("b", self.b, self.k * self.n)?;
         t.expect_len("out", self.out.id, self.m * self.n)?;
         if let Some(bias) = self.bias {
             t.expect_len("bias", bias, self.n)?;
+            let dtype = t.get(bias).dtype;
+            t.expect("bias", !dtype.is_half(), "the program's type", dtype)?;
             t.expect("bias", self.out.write == Write::Set, "a product that overwrites", "one that accumulates")?;
         }
         let distinct = self.out.id != self.a && self.out.id != self.b;

@@ -31,8 +31,8 @@ pub use movement::{
 pub use optimizer::{Adam, SquareNorm};
 pub use position::{Groups, PositionEncoding};
 pub use rel_attention::{
-    Mask, QueryStream, QueryStreamGrad, RelAttention, RelAttentionGrad, RelativeTerms, RelativeTermsGrad, SegmentTerms,
-    SegmentTermsGrad,
+    HALF_HEAD_DIM, Mask, QueryStream, QueryStreamGrad, RelAttention, RelAttentionGrad, RelativeTerms,
+    RelativeTermsGrad, SegmentTerms, SegmentTermsGrad,
 };
 
 /// How an op treats what its output held before.

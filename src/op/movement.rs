@@ -165,6 +165,8 @@ impl Operation for CopyBlocks {
     fn check(&self, t: &Tensors) -> Result<()> {
         let (src, dst) = (t.get(self.src), t.get(self.dst.id));
         t.expect("dst", src.dtype == dst.dtype, src.dtype, dst.dtype)?;
+        let exact = !src.dtype.is_half() || self.dst.write == Write::Set;
+        t.expect("dst", exact, "a copy of half precision that overwrites", "one that accumulates")?;
         t.expect("dst", self.src != self.dst.id, "a tensor other than src", "src")?;
         t.expect("blocks", self.blocks > 0 && self.length > 0, "at least one element", 0)?;
         let last = self.blocks - 1;

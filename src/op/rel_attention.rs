@@ -11,10 +11,16 @@
 //! position and always sees itself; the *query* stream has `T` rows, each with a position of its own (-1: a padded
 //! target, whose output row is 0), and does not. Both share k, v and r. (Yang et al. 2019, equations 3 to 6; Dai et al.
 //! 2019, appendix B.)
+//!
+//! All inputs in floating point, results and their gradients may be in half precision, all in the same: what is computed is
+//! rounded to it. `lse` and the gradients of biases and segment embedding are in the program's type all the same.
 
 use super::{Operation, Target, Tensors};
 use crate::Result;
 use crate::tensor::{DType, TensorId};
+
+/// The head size for which there are kernels in half precision.
+pub const HALF_HEAD_DIM: usize = 64;
 
 /// Which keys a row may not see. Memory columns are always visible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +201,14 @@ impl RelAttention {
     fn pairs(&self) -> u64 {
         (self.batch * self.heads * self.rows() * self.keys() * self.head_dim) as u64
     }
+    /// Requires the element type of k, or a type that is no half where `wide`.
+    fn expect_float(&self, t: &Tensors, what: &str, id: TensorId, wide: bool) -> Result<()> {
+        let (dtype, own) = (t.get(self.k).dtype, t.get(id).dtype);
+        if wide && dtype.is_half() {
+            return t.expect(what, own.is_float() && !own.is_half(), "the program's type", own);
+        }
+        t.expect_dtype(what, id, dtype)
+    }
 }
 
 impl Operation for RelAttention {
@@ -219,6 +233,20 @@ impl Operation for RelAttention {
         let n = self.keys();
         t.expect("sizes", b * h * d * l > 0, "positive sizes", format_args!("B {b}, H {h}, D {d}, L {l}"))?;
         t.expect_float("k", self.k)?;
+        let stored: Vec<(&str, TensorId)> = [("v", Some(self.v)), ("q", self.q), ("out", self.out)]
+            .into_iter()
+            .chain(self.query.iter().flat_map(|s| [("query q", Some(s.q)), ("query out", Some(s.out))]))
+            .chain(
+                self.relative
+                    .iter()
+                    .flat_map(|r| [("r", Some(r.r)), ("w_bias", Some(r.w_bias)), ("r_bias", Some(r.r_bias))]),
+            )
+            .chain(self.segment.iter().flat_map(|s| [("s_bias", Some(s.s_bias)), ("seg_embed", Some(s.seg_embed))]))
+            .filter_map(|(what, id)| Some((what, id?)))
+            .collect();
+        stored.into_iter().try_for_each(|(what, id)| self.expect_float(t, what, id, false))?;
+        let lse = [self.lse, self.query.map(|s| s.lse)];
+        lse.into_iter().flatten().try_for_each(|id| self.expect_float(t, "lse", id, true))?;
         t.expect_len("k", self.k, b * n * h * d)?;
         t.expect_len("v", self.v, b * n * h * d)?;
         t.expect("streams", self.q.is_some() || self.query.is_some(), "at least one stream", "none")?;
@@ -305,6 +333,28 @@ impl Operation for RelAttentionGrad {
         let f = &self.forward;
         f.check(t)?;
         let hd = f.heads * f.head_dim;
+        let (query, relative, segment) = (self.query, self.relative, self.segment);
+        let stored = [
+            ("dk", Some(self.dk)),
+            ("dv", Some(self.dv)),
+            ("dq", self.dq),
+            ("dout", self.dout),
+            ("query dq", query.map(|s| s.dq)),
+            ("query dout", query.map(|s| s.dout)),
+            ("dr", relative.map(|r| r.dr)),
+        ];
+        let sums = [
+            ("dw_bias", relative.and_then(|r| r.dw_bias)),
+            ("dr_bias", relative.and_then(|r| r.dr_bias)),
+            ("ds_bias", segment.and_then(|s| s.ds_bias)),
+            ("dseg_embed", segment.and_then(|s| s.dseg_embed)),
+        ];
+        for (what, id) in stored {
+            id.map_or(Ok(()), |id| f.expect_float(t, what, id, false))?;
+        }
+        for (what, target) in sums {
+            target.map_or(Ok(()), |target| f.expect_float(t, what, target.id, true))?;
+        }
         t.expect_len("dk", self.dk, f.batch * f.keys() * hd)?;
         t.expect_len("dv", self.dv, f.batch * f.keys() * hd)?;
         let streams = f.q.is_some() == self.dq.is_some()

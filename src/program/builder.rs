@@ -19,8 +19,8 @@ pub struct Builder {
     versions: Vec<u32>,
     /// Element type of operands of products, where it is another one than the program's.
     products: Option<DType>,
-    /// Operands that were rounded: owner, offset, length and version of what they are copies of.
-    operands: HashMap<(TensorId, usize, usize, u32), TensorId>,
+    /// Operands that were rounded in this phase, by owner and version of what they are copies of: first element, copy.
+    operands: HashMap<(TensorId, u32), Vec<(usize, TensorId)>>,
 }
 
 impl Builder {
@@ -76,8 +76,12 @@ impl Builder {
     }
     /// Adds an activation, named within the current scope.
     pub fn activation(&mut self, name: &str, shape: impl Into<Shape>) -> TensorId {
+        self.activation_in(name, shape, self.program.float)
+    }
+    /// As [`Self::activation`], of another type than the program's.
+    pub fn activation_in(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> TensorId {
         let name = self.scoped_name(name);
-        self.tensor(name, shape, self.program.float, Role::Activation)
+        self.tensor(name, shape, dtype, Role::Activation)
     }
     fn scoped_name(&self, name: &str) -> String {
         if self.scope.is_empty() { name.to_owned() } else { format!("{}/{name}", self.scope.join("/")) }
@@ -155,6 +159,8 @@ impl Builder {
     pub fn phase(&mut self, name: &'static str) {
         let start = self.program.steps.len();
         self.program.phases.push(Phase { name, ops: start..start });
+        // A phase may run without the one before, whose copies would be old.
+        self.operands.clear();
     }
 
     /// Appends an op.
@@ -204,23 +210,30 @@ impl Builder {
     pub fn set_products(&mut self, dtype: DType) {
         self.products = Some(dtype);
     }
+    /// Element type of operands of products: what [`Self::set_products`] chose, or the program's.
+    pub fn products(&self) -> DType {
+        self.products.unwrap_or(self.program.float)
+    }
     /// `x` as the operand of a product: `x` itself, or its copy in the type that [`Self::set_products`] chose. A copy is
-    /// made once for all products that see the same values.
+    /// made once for all products of a phase that see the same values or a part of them.
     ///
     /// # Errors
     /// Those of [`Self::push`].
     pub fn operand(&mut self, x: TensorId) -> Result<TensorId> {
         let Some(dtype) = self.products.filter(|_| !self.desc(x).dtype.is_half()) else { return Ok(x) };
         let (base, offset) = self.program.base(x);
-        let shape = self.shape(x);
-        let key = (base, offset, shape.len(), self.versions[base.index()]);
-        if let Some(&copy) = self.operands.get(&key) {
-            return Ok(copy);
+        let (shape, key) = (self.shape(x), (base, self.versions[base.index()]));
+        let holds = |&(first, copy): &(usize, TensorId)| {
+            first <= offset && offset + shape.len() <= first + self.shape(copy).len()
+        };
+        let found = self.operands.get(&key).and_then(|copies| copies.iter().copied().find(holds));
+        if let Some((first, copy)) = found {
+            return self.view(copy, offset - first, shape);
         }
         let name = format!("{}.{dtype}", self.desc(x).name);
         let copy = self.tensor(name, shape, dtype, Role::Activation);
         self.push(Cast { src: x, out: copy })?;
-        self.operands.insert(key, copy);
+        self.operands.entry(key).or_default().push((offset, copy));
         Ok(copy)
     }
 

@@ -14,6 +14,7 @@ use ptx_interpreter::{Argument, Buffer, Machine, Module};
 
 type Code = c_int;
 const SUCCESS: Code = 0;
+const INVALID_VALUE: Code = 1;
 const OUT_OF_MEMORY: Code = 2;
 const INVALID_PTX: Code = 218;
 const NOT_FOUND: Code = 500;
@@ -37,6 +38,8 @@ struct Card {
     used: usize,
     modules: Vec<Module>,
     functions: Vec<(usize, String)>,
+    /// Most shared memory that a launch of each function may ask for.
+    shared: Vec<usize>,
     events: Vec<Instant>,
     capture: Option<Vec<Launch>>,
     graphs: Vec<Vec<Launch>>,
@@ -248,7 +251,17 @@ driver! {
             return NOT_FOUND;
         }
         card.functions.push((index(module), name));
+        card.shared.push(48 << 10);
         unsafe { put(function, handle(card.functions.len() - 1)) }
+    }
+    cuFuncSetAttribute(function: *mut c_void, attribute: c_int, value: c_int) {
+        const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
+        const MOST: c_int = 99 << 10; // of the smallest card from 8.0 on
+        if attribute != MAX_DYNAMIC_SHARED_SIZE_BYTES || !(0..=MOST).contains(&value) {
+            return INVALID_VALUE;
+        }
+        card().shared[index(function)] = value as usize;
+        SUCCESS
     }
     cuLaunchKernel(
         function: *mut c_void,
@@ -263,6 +276,9 @@ driver! {
         let function = index(function);
         let (module, entry) = &card.functions[function];
         let Ok(kernel) = card.modules[*module].kernel(entry) else { return NOT_FOUND };
+        if shared as usize > card.shared[function] {
+            return INVALID_VALUE;
+        }
         let sizes = kernel.parameters().map(|(_, bytes)| bytes).enumerate();
         let argument = |(i, bytes): (usize, usize)| {
             let bytes = unsafe { std::slice::from_raw_parts((*arguments.add(i)).cast::<u8>(), bytes) };
@@ -302,6 +318,7 @@ driver! {
 
     cuGetErrorName(code: Code, name: *mut *const c_char) {
         let text = match code {
+            INVALID_VALUE => c"CUDA_ERROR_INVALID_VALUE",
             OUT_OF_MEMORY => c"CUDA_ERROR_OUT_OF_MEMORY",
             INVALID_PTX => c"CUDA_ERROR_INVALID_PTX",
             NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",

@@ -6,7 +6,7 @@ use xlnet::op::{
     Mask, QueryStream, QueryStreamGrad, RelAttention, RelAttentionGrad, RelativeTerms, RelativeTermsGrad, SegmentTerms,
     SegmentTermsGrad, Write,
 };
-use xlnet::tensor::TensorId;
+use xlnet::tensor::{DType, Shape, TensorId};
 
 use crate::setup::Setup;
 
@@ -64,6 +64,8 @@ pub struct Attention {
     pub write: Write,
     /// Biases and segment embedding are not trained.
     pub frozen: bool,
+    /// Half precision of inputs, results and their gradients.
+    pub half: Option<DType>,
 }
 
 impl Attention {
@@ -87,6 +89,7 @@ impl Attention {
             rate: 0.0,
             write: Write::Set,
             frozen: false,
+            half: None,
         }
     }
     /// With a query stream of `targets` rows.
@@ -104,7 +107,8 @@ impl Attention {
     /// What tells configurations apart.
     pub fn label(&self) -> String {
         let Attention { batch, heads, head_dim, length, memory, targets, mask, rate, groups, write, .. } = self;
-        let mut label = format!("b{batch} h{heads} d{head_dim} l{length} m{memory} t{targets} {mask:?}");
+        let half = self.half.map_or(String::new(), |dtype| format!("{dtype} "));
+        let mut label = format!("{half}b{batch} h{heads} d{head_dim} l{length} m{memory} t{targets} {mask:?}");
         let switches = [
             (*groups > 1, format!("groups {groups}")),
             (self.padded, "padded".into()),
@@ -122,6 +126,23 @@ impl Attention {
             label.push_str(switch);
         }
         label
+    }
+
+    /// The type of what is stored in half precision: in a program of f64, with which others are compared, nothing is.
+    fn half(&self, s: &Setup) -> Option<DType> {
+        self.half.map(|dtype| if s.builder.float() == DType::F64 { DType::F64 } else { dtype })
+    }
+    fn input(&self, s: &mut Setup, name: &str, shape: impl Into<Shape>) -> TensorId {
+        match self.half(s) {
+            Some(dtype) => s.sixteenths(name, shape, dtype),
+            None => s.normal(name, shape),
+        }
+    }
+    fn result(&self, s: &mut Setup, name: &str, shape: impl Into<Shape>) -> TensorId {
+        match self.half(s) {
+            Some(dtype) => s.output_in(name, shape, dtype),
+            None => s.output(name, shape),
+        }
     }
 
     /// Rank of every row as query and as key: a third of the rows is context that all see.
@@ -165,17 +186,17 @@ impl Attention {
     pub fn forward(&self, s: &mut Setup) -> RelAttention {
         let Attention { batch: b, heads: h, head_dim: d, length: l, memory: m, targets, groups, .. } = *self;
         let n = m + l;
-        let q = self.content.then(|| s.normal("q", [b, l, h, d]));
-        let (k, v) = (s.normal("k", [b, n, h, d]), s.normal("v", [b, n, h, d]));
+        let q = self.content.then(|| self.input(s, "q", [b, l, h, d]));
+        let (k, v) = (self.input(s, "k", [b, n, h, d]), self.input(s, "v", [b, n, h, d]));
         let relative = self.relative.then(|| RelativeTerms {
-            r: s.normal("r", [groups, n + l, h, d]),
+            r: self.input(s, "r", [groups, n + l, h, d]),
             group: (groups > 1).then(|| s.indices("group", [b], 0, groups as i32)),
-            w_bias: s.normal("w_bias", [h, d]),
-            r_bias: s.normal("r_bias", [h, d]),
+            w_bias: self.input(s, "w_bias", [h, d]),
+            r_bias: self.input(s, "r_bias", [h, d]),
         });
         let segment = self.segments.then(|| SegmentTerms {
-            s_bias: s.normal("s_bias", [h, d]),
-            seg_embed: s.normal("seg_embed", [2, h, d]),
+            s_bias: self.input(s, "s_bias", [h, d]),
+            seg_embed: self.input(s, "seg_embed", [2, h, d]),
             ids: s.indices("segments", [b, l], 0, 3),
         });
         let mask = self.make_mask(s);
@@ -189,9 +210,9 @@ impl Attention {
                 }
             }
             QueryStream {
-                q: s.normal("query q", [b, targets, h, d]),
+                q: self.input(s, "query q", [b, targets, h, d]),
                 positions: s.ints("positions", [b, targets], positions),
-                out: s.output("query out", [b, targets, h, d]),
+                out: self.result(s, "query out", [b, targets, h, d]),
                 lse: s.output("query lse", [b, h, targets]),
                 site: 1000,
             }
@@ -208,7 +229,7 @@ impl Attention {
             same_length: self.same_length,
             scale: (1.0 / (d as f32)).sqrt(),
             dropout,
-            out: self.content.then(|| s.output("out", [b, l, h, d])),
+            out: self.content.then(|| self.result(s, "out", [b, l, h, d])),
             lse: self.content.then(|| s.output("lse", [b, h, l])),
             batch: b,
             heads: h,
@@ -226,16 +247,16 @@ impl Attention {
         let (write, trained) = (self.write, !self.frozen);
         RelAttentionGrad {
             forward: forward.clone(),
-            dout: self.content.then(|| s.normal("dout", [b, l, h, d])),
-            dq: self.content.then(|| s.output("dq", [b, l, h, d])),
+            dout: self.content.then(|| self.input(s, "dout", [b, l, h, d])),
+            dq: self.content.then(|| self.result(s, "dq", [b, l, h, d])),
             query: (targets > 0).then(|| QueryStreamGrad {
-                dout: s.normal("query dout", [b, targets, h, d]),
-                dq: s.output("query dq", [b, targets, h, d]),
+                dout: self.input(s, "query dout", [b, targets, h, d]),
+                dq: self.result(s, "query dq", [b, targets, h, d]),
             }),
-            dk: s.output("dk", [b, n, h, d]),
-            dv: s.output("dv", [b, n, h, d]),
+            dk: self.result(s, "dk", [b, n, h, d]),
+            dv: self.result(s, "dv", [b, n, h, d]),
             relative: self.relative.then(|| RelativeTermsGrad {
-                dr: s.output("dr", [groups, n + l, h, d]),
+                dr: self.result(s, "dr", [groups, n + l, h, d]),
                 dw_bias: trained.then(|| s.target(write, "dw_bias", [h, d])),
                 dr_bias: trained.then(|| s.target(write, "dr_bias", [h, d])),
             }),

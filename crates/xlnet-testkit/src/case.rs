@@ -32,6 +32,9 @@ impl Tolerance {
     }
 }
 
+/// Largest error of a tensor, given its name and the largest relative error of a rounding to half precision.
+pub type Rounded = fn(&str, f64) -> f64;
+
 /// Fills a [`Setup`].
 pub type Build = Box<dyn Fn(&mut Setup) -> Result<()> + Send + Sync>;
 
@@ -41,13 +44,29 @@ pub struct Case {
     pub name: String,
     /// What is close enough.
     pub tolerance: Tolerance,
+    /// Half precision that results are rounded to, and what is close enough then; programs in f64 are as exact as others.
+    pub rounded: Option<(DType, Rounded)>,
     build: Build,
 }
 
 impl Case {
     /// A case with the default tolerance.
     pub fn new(name: impl Into<String>, build: impl Fn(&mut Setup) -> Result<()> + Send + Sync + 'static) -> Self {
-        Case { name: name.into(), tolerance: Tolerance::DEFAULT, build: Box::new(build) }
+        Case { name: name.into(), tolerance: Tolerance::DEFAULT, rounded: None, build: Box::new(build) }
+    }
+    /// Results are rounded to half precision.
+    pub fn rounded(mut self, dtype: DType, bound: Rounded) -> Self {
+        self.rounded = Some((dtype, bound));
+        self
+    }
+    /// Largest error of a tensor in a program of type `float`.
+    fn bound(&self, name: &str, float: DType) -> f64 {
+        match self.rounded {
+            Some((dtype, bound)) if float != DType::F64 => {
+                bound(name, if dtype == DType::F16 { 2_f64.powi(-11) } else { 2_f64.powi(-8) })
+            }
+            _ => self.tolerance.of(float),
+        }
     }
     /// Widens the tolerance by `factor`, for a reason.
     pub fn wider(mut self, factor: f64, reason: &'static str) -> Self {
@@ -143,7 +162,7 @@ fn compare_case(device: Backend, case: &Case, float: DType, want: &[Values]) -> 
         let name = &names[id.index()];
         match (got, want) {
             (Values::Floats(got), Values::Floats(want)) if written.contains(id) => {
-                let bound = case.tolerance.of(float);
+                let bound = case.bound(name, float);
                 let error = difference(got, want).map_err(|what| Stop::Failed(format!("{name}: {what}")))?;
                 if error > bound {
                     return Err(Stop::Failed(format!("{name}: error {error:.2e}, allowed {bound:.1e}")));

@@ -71,6 +71,9 @@ impl Driver for Interpreter {
     fn capability(&self) -> (u32, u32) {
         (8, 0)
     }
+    fn fill(&self) -> usize {
+        4 // small enough to show what happens in parts
+    }
     fn separates_tensors(&self) -> bool {
         true
     }
@@ -97,7 +100,8 @@ impl Driver for Interpreter {
         let (module, kernel) = &self.modules[launch.kernel];
         let addresses = launch.addresses.iter().map(|address| Argument::U64(*address));
         let arguments: Vec<_> = [Argument::Bytes(launch.params.clone())].into_iter().chain(addresses).collect();
-        let report = self.machine().launch(module, kernel.entry, launch.grid, launch.block, 0, &arguments);
+        let shared = launch.shared as usize;
+        let report = self.machine().launch(module, kernel.entry, launch.grid, launch.block, shared, &arguments);
         let report = report.map_err(|error| Error::kernel(format!("{}: {error}", kernel.rendered.label)))?;
         self.report.add(&report);
         Ok(())

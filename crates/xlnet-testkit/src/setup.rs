@@ -130,6 +130,14 @@ impl Setup {
         let values = self.normals(shape.len()).into_iter().map(round).collect();
         self.add(name, shape, dtype, Role::Input, Values::Floats(values))
     }
+    /// A tensor of sixteenths of magnitude below 4: any half precision holds them and a sum of two, and f32 sums of a
+    /// thousand products, without rounding.
+    pub fn sixteenths(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> TensorId {
+        let shape = shape.into();
+        let values =
+            self.normals(shape.len()).into_iter().map(|x| (x.clamp(-3.9, 3.9) * 16.0).round() / 16.0).collect();
+        self.add(name, shape, dtype, Role::Input, Values::Floats(values))
+    }
     /// A tensor of numbers between `low` and `high`.
     pub fn uniform(&mut self, name: &str, shape: impl Into<Shape>, low: f64, high: f64) -> TensorId {
         let shape = shape.into();
@@ -164,9 +172,13 @@ impl Setup {
     }
     /// A result that is overwritten: NaN before, so that elements left out are seen.
     pub fn output(&mut self, name: &str, shape: impl Into<Shape>) -> TensorId {
+        self.output_in(name, shape, self.builder.float())
+    }
+    /// As [`Self::output`], of another type than the program's.
+    pub fn output_in(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> TensorId {
         let shape = shape.into();
         let nan = Values::Floats(vec![f64::NAN; shape.len()]);
-        self.add(name, shape, self.builder.float(), Role::Output, nan)
+        self.add(name, shape, dtype, Role::Output, nan)
     }
     /// A result that is overwritten, or added to random numbers.
     pub fn target(&mut self, write: Write, name: &str, shape: impl Into<Shape>) -> Target {

@@ -182,6 +182,14 @@ impl<'a> Access<'a> {
         let (name, scope) = (self.program.steps[index].op.name(), self.program.scope(index));
         if scope.is_empty() { name.into() } else { format!("{name} in {scope}") }
     }
+    /// Element type of a tensor.
+    pub fn dtype(&self, id: TensorId) -> DType {
+        self.program.tensor(id).dtype
+    }
+    /// Number of elements of a tensor.
+    pub fn len(&self, id: TensorId) -> usize {
+        self.program.tensor(id).shape.len()
+    }
     fn name(&self, id: TensorId) -> &'a str {
         &self.program.tensor(id).name
     }

@@ -5,6 +5,7 @@ use super::dispatch::key_of;
 use super::real::Real;
 use super::rel_attention::{self as forward_kernel, Dropout, Inputs, Outputs, Query, Relative, Segments, Sizes};
 use super::rel_attention_grad::{self as grad_kernel, Gradients, ParamGrad, Saved};
+use super::widened::Widened;
 use crate::Result;
 use crate::op::philox::Keep;
 use crate::op::{Mask, RelAttention, RelAttentionGrad, Target, Write};
@@ -31,28 +32,27 @@ pub fn grad_workspace_len(op: &RelAttentionGrad) -> usize {
     grad_kernel::workspace_len(&sizes(&op.forward), rayon::current_num_threads())
 }
 
-fn inputs<'a, R: Real + Element>(op: &RelAttention, access: &mut Access<'a>) -> Result<Inputs<'a, R>> {
+fn inputs<'a, R: Real + Element>(op: &RelAttention, w: &mut Widened<'_, 'a, R>) -> Result<Inputs<'a, R>> {
     let query = match &op.query {
-        Some(s) => Some(Query { q: access.read(s.q)?, positions: access.read(s.positions)? }),
+        Some(s) => Some(Query { q: w.read(s.q)?, positions: w.access().read(s.positions)? }),
         None => None,
     };
     let relative = match &op.relative {
         Some(t) => Some(Relative {
-            r: access.read(t.r)?,
-            group: access.read_some(t.group)?,
-            w_bias: access.read(t.w_bias)?,
-            r_bias: access.read(t.r_bias)?,
+            r: w.read(t.r)?,
+            group: w.access().read_some(t.group)?,
+            w_bias: w.read(t.w_bias)?,
+            r_bias: w.read(t.r_bias)?,
         }),
         None => None,
     };
     let segments = match &op.segment {
-        Some(t) => Some(Segments {
-            s_bias: access.read(t.s_bias)?,
-            seg_embed: access.read(t.seg_embed)?,
-            ids: access.read(t.ids)?,
-        }),
+        Some(t) => {
+            Some(Segments { s_bias: w.read(t.s_bias)?, seg_embed: w.read(t.seg_embed)?, ids: w.access().read(t.ids)? })
+        }
         None => None,
     };
+    let access = w.access();
     let mask = match op.mask {
         Mask::None => forward_kernel::Mask::None,
         Mask::Padding(id) => forward_kernel::Mask::Padding(access.read(id)?),
@@ -70,10 +70,10 @@ fn inputs<'a, R: Real + Element>(op: &RelAttention, access: &mut Access<'a>) -> 
         None => None,
     };
     Ok(Inputs {
-        content: access.read_some(op.q)?,
+        content: w.read_some(op.q)?,
         query,
-        k: access.read(op.k)?,
-        v: access.read(op.v)?,
+        k: w.read(op.k)?,
+        v: w.read(op.v)?,
         relative,
         segments,
         mask,
@@ -86,41 +86,51 @@ fn inputs<'a, R: Real + Element>(op: &RelAttention, access: &mut Access<'a>) -> 
 
 /// Runs the forward op.
 pub fn forward<R: Real + Element>(op: &RelAttention, access: &mut Access) -> Result<()> {
-    let inputs = inputs::<R>(op, access)?;
+    let mut w = Widened::<R>::new(access)?;
+    let inputs = inputs(op, &mut w)?;
     let mut outputs = Outputs {
-        out: access.write_some(op.out)?.unwrap_or_default(),
-        lse: access.write_some(op.lse)?.unwrap_or_default(),
-        query_out: access.write_some(op.query.map(|s| s.out))?.unwrap_or_default(),
-        query_lse: access.write_some(op.query.map(|s| s.lse))?.unwrap_or_default(),
+        out: w.write_some(op.out)?,
+        lse: w.write_some(op.lse)?,
+        query_out: w.write_some(op.query.map(|s| s.out))?,
+        query_lse: w.write_some(op.query.map(|s| s.lse))?,
     };
-    forward_kernel::forward(&sizes(op), &inputs, &mut outputs, access.workspace()?)
+    forward_kernel::forward(&sizes(op), &inputs, &mut outputs, w.rest())?;
+    w.store_some(op.out, outputs.out)?;
+    w.store_some(op.query.map(|s| s.out), outputs.query_out)
 }
 
 /// Runs the gradient op.
 pub fn backward<R: Real + Element>(op: &RelAttentionGrad, access: &mut Access) -> Result<()> {
     let f = &op.forward;
-    let inputs = inputs::<R>(f, access)?;
+    let mut w = Widened::<R>::new(access)?;
+    let inputs = inputs(f, &mut w)?;
     let saved = Saved {
-        out: access.read_some(f.out)?.unwrap_or_default(),
-        lse: access.read_some(f.lse)?.unwrap_or_default(),
-        dout: access.read_some(op.dout)?.unwrap_or_default(),
-        query_out: access.read_some(f.query.map(|s| s.out))?.unwrap_or_default(),
-        query_lse: access.read_some(f.query.map(|s| s.lse))?.unwrap_or_default(),
-        query_dout: access.read_some(op.query.map(|s| s.dout))?.unwrap_or_default(),
+        out: w.read_some(f.out)?.unwrap_or_default(),
+        lse: w.read_some(f.lse)?.unwrap_or_default(),
+        dout: w.read_some(op.dout)?.unwrap_or_default(),
+        query_out: w.read_some(f.query.map(|s| s.out))?.unwrap_or_default(),
+        query_lse: w.read_some(f.query.map(|s| s.lse))?.unwrap_or_default(),
+        query_dout: w.read_some(op.query.map(|s| s.dout))?.unwrap_or_default(),
     };
     let (relative, segment) = (op.relative, op.segment);
+    let (query_dq, dr) = (op.query.map(|s| s.dq), relative.map(|t| t.dr));
     let mut gradients = Gradients {
-        dq: access.write_some(op.dq)?.unwrap_or_default(),
-        query_dq: access.write_some(op.query.map(|s| s.dq))?.unwrap_or_default(),
-        dk: access.write(op.dk)?,
-        dv: access.write(op.dv)?,
-        dr: access.write_some(relative.map(|t| t.dr))?.unwrap_or_default(),
-        dw_bias: param(relative.and_then(|t| t.dw_bias), access)?,
-        dr_bias: param(relative.and_then(|t| t.dr_bias), access)?,
-        ds_bias: param(segment.and_then(|t| t.ds_bias), access)?,
-        dseg_embed: param(segment.and_then(|t| t.dseg_embed), access)?,
+        dq: w.write_some(op.dq)?,
+        query_dq: w.write_some(query_dq)?,
+        dk: w.write(op.dk)?,
+        dv: w.write(op.dv)?,
+        dr: w.write_some(dr)?,
+        dw_bias: param(relative.and_then(|t| t.dw_bias), w.access())?,
+        dr_bias: param(relative.and_then(|t| t.dr_bias), w.access())?,
+        ds_bias: param(segment.and_then(|t| t.ds_bias), w.access())?,
+        dseg_embed: param(segment.and_then(|t| t.dseg_embed), w.access())?,
     };
-    grad_kernel::backward(&sizes(f), &inputs, &saved, &mut gradients, access.workspace()?)
+    grad_kernel::backward(&sizes(f), &inputs, &saved, &mut gradients, w.rest())?;
+    let Gradients { dq: content, query_dq: query, dk, dv, dr: positions, .. } = gradients;
+    for (id, values) in [(op.dq, content), (query_dq, query), (Some(op.dk), dk), (Some(op.dv), dv), (dr, positions)] {
+        w.store_some(id, values)?;
+    }
+    Ok(())
 }
 
 /// Gradient of a parameter; empty where it is frozen.

@@ -7,6 +7,7 @@ use super::dropout::DropoutMask;
 use super::loss::Labelled;
 use super::matmul::Matmul;
 use super::real::Real;
+use super::widened::{self, Widened};
 use super::{activation, attention, dropout, layer_norm, loss, matmul, movement, optimizer, position};
 use crate::op::{CopyBlocks, DropoutSite, LayerNorm, LayerNormGrad, MatMul, MixRowsGrad, Op, Target, Write};
 use crate::program::Program;
@@ -27,18 +28,20 @@ pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
         }),
         Op::MatMul(op) => {
             let threads = rayon::current_num_threads();
-            let copies = if program.tensor(op.a).dtype.is_half() { len(op.a) + len(op.b) } else { 0 };
-            copies
-                + match program.float {
-                    DType::F64 => matmul::workspace_len::<f64>(&product(op), threads),
-                    _ => matmul::workspace_len::<f32>(&product(op), threads),
-                }
+            match program.float {
+                DType::F64 => matmul::workspace_len::<f64>(&product(op), threads),
+                _ => matmul::workspace_len::<f32>(&product(op), threads),
+            }
         }
         Op::RelAttention(op) => attention::workspace_len(op),
         Op::RelAttentionGrad(op) => attention::grad_workspace_len(op),
         _ => 0,
     };
-    elements * program.float.size()
+    let copies = match op {
+        Op::MatMul(_) | Op::RelAttention(_) | Op::RelAttentionGrad(_) => widened::workspace_len(op, program),
+        _ => 0,
+    };
+    (elements + copies) * program.float.size()
 }
 
 /// The random key of a dropout site.
@@ -90,6 +93,8 @@ pub fn run<R: Real + Element>(op: &Op, program: &Program, a: &mut Access) -> Res
         Op::CopyBlocks(op) => match program.tensor(op.src).dtype {
             DType::I32 => copy_blocks(op, a, i32::wrapping_add)?,
             DType::U32 => copy_blocks(op, a, u32::wrapping_add)?,
+            DType::F16 => copy_blocks::<f16>(op, a, |x, y| x + y)?,
+            DType::Bf16 => copy_blocks::<bf16>(op, a, |x, y| x + y)?,
             _ => copy_blocks::<R>(op, a, |x, y| x + y)?,
         },
         Op::Cast(op) => match program.tensor(op.out).dtype {
@@ -127,11 +132,11 @@ pub fn run<R: Real + Element>(op: &Op, program: &Program, a: &mut Access) -> Res
             let mask = mask(op.dropout, a)?;
             dropout::dropout::<R>(a.write(op.out)?, a.read_unless(op.x, op.out)?, mask);
         }
-        Op::MatMul(op) if program.tensor(op.a).dtype == DType::Bf16 => half_product::<R, bf16>(op, a, R::from_f64)?,
-        Op::MatMul(op) if program.tensor(op.a).dtype == DType::F16 => half_product::<R, f16>(op, a, R::from_f64)?,
         Op::MatMul(op) => {
-            let (out, bias, workspace) = (a.write(op.out.id)?, a.read_some(op.bias)?, a.workspace()?);
-            matmul::matmul::<R>(out, a.read(op.a)?, a.read(op.b)?, bias, &product(op), workspace);
+            let mut w = Widened::<R>::new(a)?;
+            let (out, left, right, bias) = (w.write(op.out.id)?, w.read(op.a)?, w.read(op.b)?, w.read_some(op.bias)?);
+            matmul::matmul::<R>(out, left, right, bias, &product(op), w.rest());
+            w.store(op.out.id, out)?;
         }
         Op::ColumnSum(op) => {
             let (out, x) = (a.write::<R>(op.out.id)?, a.read(op.x)?);
@@ -185,22 +190,6 @@ pub fn run<R: Real + Element>(op: &Op, program: &Program, a: &mut Access) -> Res
             optimizer::adam(op, param, m, v, a.read(op.grad)?, norm, a.read(op.hyper)?);
         }
     }
-    Ok(())
-}
-
-/// A product of operands in half precision: they become `R`, in which their products are exact.
-fn half_product<R: Real + Element, H: Element + Into<f64> + Send + Sync>(
-    op: &MatMul,
-    a: &mut Access,
-    convert: impl Fn(f64) -> R + Sync,
-) -> Result<()> {
-    let (out, bias, workspace) = (a.write(op.out.id)?, a.read_some(op.bias)?, a.workspace::<R>()?);
-    let (left, right) = (a.read::<H>(op.a)?, a.read::<H>(op.b)?);
-    let (left_copy, rest) = workspace.split_at_mut(left.len());
-    let (right_copy, rest) = rest.split_at_mut(right.len());
-    movement::cast(left_copy, left, |x| convert(x.into()));
-    movement::cast(right_copy, right, |x| convert(x.into()));
-    matmul::matmul::<R>(out, left_copy, right_copy, bias, &product(op), rest);
     Ok(())
 }
 

@@ -28,6 +28,7 @@ mod rel_attention_tests;
 mod rel_attention_tile;
 pub mod tile;
 pub mod vector;
+mod widened;
 
 pub use dispatch::workspace_bytes;
 pub use executor::CpuExecutor;

@@ -81,11 +81,11 @@ impl Card {
         let pointer = |address: &u64| std::ptr::from_ref(address).cast_mut().cast::<c_void>();
         let first = launch.params.as_ptr().cast_mut().cast::<c_void>();
         let mut arguments: Vec<*mut c_void> = [first].into_iter().chain(launch.addresses.iter().map(pointer)).collect();
-        let ([x, y, z], [a, b, c]) = (launch.grid, launch.block);
+        let ([x, y, z], [a, b, c], shared) = (launch.grid, launch.block, launch.shared);
         // SAFETY: the entry's parameters are the struct and one address for each buffer, as a test of every kernel's text
         // shows; the driver copies them before it returns. Kernels stay within tensors, as the interpreter shows.
         let launched =
-            unsafe { result::launch_kernel(*function, (x, y, z), (a, b, c), 0, self.stream, &mut arguments) };
+            unsafe { result::launch_kernel(*function, (x, y, z), (a, b, c), shared, self.stream, &mut arguments) };
         launched.map_err(|error| self.failed(&format!("launching kernel {label}"), error))
     }
 }
@@ -93,6 +93,9 @@ impl Card {
 impl Driver for Card {
     fn capability(&self) -> (u32, u32) {
         self.context.info.capability
+    }
+    fn fill(&self) -> usize {
+        4 * self.context.info.multiprocessors as usize
     }
     fn alloc(&mut self, name: &str, bytes: usize, zeroed: bool) -> Result<u64> {
         if bytes == 0 {

@@ -15,6 +15,8 @@ use crate::{Error, Result};
 const OLDEST: (u32, u32) = (7, 0);
 /// Oldest driver, as the CUDA version that it knows: graphs as they are used here, and every version of PTX in `kernels/`.
 const OLDEST_DRIVER: (i32, i32) = (11, 4);
+/// Shared memory that a launch may give a block without asking.
+const SHARED: u32 = 48 << 10; // bytes
 /// Room for what the driver's compiler says.
 const LOG_BYTES: usize = 8 << 10;
 /// Memory that is left for modules and the driver's own needs.
@@ -203,6 +205,14 @@ impl Context {
         // SAFETY: the module was loaded just now.
         let function = unsafe { result::module::get_function(module, entry) };
         let function = Function(function.map_err(|error| self.failed(&format!("kernel {label}"), error))?);
+        if kernel.shared > SHARED {
+            let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function was found just now.
+            let set = unsafe { sys::cuFuncSetAttribute(function.0, most, kernel.shared as c_int) }.result();
+            set.map_err(|error| {
+                self.failed(&format!("{} bytes of shared memory for kernel {label}", kernel.shared), error)
+            })?;
+        }
         functions.insert(kernel.rendered.hash.clone(), function);
         Ok(function)
     }

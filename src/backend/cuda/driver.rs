@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::KernelText;
 use crate::Result;
+use crate::backend::lower::FILL;
 
 /// A kernel on its operands: what a driver is asked to launch.
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct KernelLaunch {
     pub grid: [u32; 3],
     /// Threads of a block.
     pub block: [u32; 3],
+    /// Shared memory of a block beyond what the kernel declares itself.
+    pub shared: u32, // bytes
     /// First parameter of the entry: bytes of the params struct.
     pub params: Vec<u8>,
     /// The other parameters: an address for each buffer.
@@ -24,6 +27,10 @@ pub struct KernelLaunch {
 pub trait Driver: Send + 'static {
     /// Compute capability, which decides what kernels may use: (8, 0) is A100.
     fn capability(&self) -> (u32, u32);
+    /// Blocks of a launch that keep it busy: a launch of more that costs memory is made in parts.
+    fn fill(&self) -> usize {
+        FILL
+    }
     /// Whether every tensor gets memory of its own, so that an index that runs off its end is seen.
     fn separates_tensors(&self) -> bool {
         false

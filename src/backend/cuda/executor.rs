@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::fuse::{Fuse, Fused};
 use super::{Driver, KernelLaunch, KernelText, caps};
 use crate::backend::indices::Indices;
-use crate::backend::lower::{Context, Slice, lower, workspace_bytes};
+use crate::backend::lower::{Caps, Context, Slice, lower, workspace_bytes};
 use crate::backend::{Executor, OpTime, Parameters, check_parameters};
 use crate::kernel::{Language, Variant};
 use crate::program::{Plan, Program};
@@ -35,20 +35,36 @@ pub struct CudaExecutor<D> {
 /// Kernels that the machine has compiled for a program.
 #[derive(Default)]
 pub struct Kernels {
-    loaded: HashMap<String, (usize, [u32; 3])>, // by the hash of the text
+    loaded: HashMap<String, Kernel>, // by the hash of the text
+}
+
+/// A kernel that the machine has compiled, and what its launches need.
+#[derive(Clone, Copy)]
+pub struct Kernel {
+    number: usize,
+    block: [u32; 3],
+    shared: u32,
+}
+
+impl Kernel {
+    /// A launch of it.
+    pub fn launch(self, grid: [u32; 3], params: Vec<u8>, addresses: Vec<u64>) -> KernelLaunch {
+        let Kernel { number, block, shared } = self;
+        KernelLaunch { kernel: number, grid, block, shared, params, addresses }
+    }
 }
 
 impl Kernels {
-    /// Number and block size of a kernel.
+    /// A kernel, compiled where it was not before.
     ///
     /// # Errors
     /// When its template is wrong or the machine cannot compile it.
-    pub fn load(&mut self, driver: &mut impl Driver, variant: &Variant) -> Result<(usize, [u32; 3])> {
+    pub fn load(&mut self, driver: &mut impl Driver, variant: &Variant) -> Result<Kernel> {
         let text = KernelText::new(variant)?;
         if let Some(kernel) = self.loaded.get(&text.rendered.hash) {
             return Ok(*kernel);
         }
-        let kernel = (driver.load(&text)?, text.block);
+        let kernel = Kernel { number: driver.load(&text)?, block: text.block, shared: text.shared };
         self.loaded.insert(text.rendered.hash, kernel);
         Ok(kernel)
     }
@@ -182,7 +198,8 @@ impl<D: Driver> CudaExecutor<D> {
     }
     /// As [`Self::new`]; `lent` holds addresses of parameters that another program has.
     fn with(mut driver: D, program: Arc<Program>, plan: Plan, lent: Option<Vec<u64>>) -> Result<Self> {
-        let (caps, indices) = (caps(driver.capability()), Indices::new(&program)?);
+        let caps = Caps { fill: driver.fill(), ..caps(driver.capability()) };
+        let indices = Indices::new(&program)?;
         let memory = Memory::new(&mut driver, &program, &plan, lent)?;
         let (mut launches, mut first, mut kernels) = (vec![], vec![], Kernels::default());
         for (op, step) in program.steps.iter().enumerate() {
@@ -196,10 +213,9 @@ impl<D: Driver> CudaExecutor<D> {
                 place: program.place(op),
             };
             for launch in lower(&step.op, &context)? {
-                let (kernel, block) = kernels.load(&mut driver, &launch.variant)?;
+                let kernel = kernels.load(&mut driver, &launch.variant)?;
                 let addresses = launch.buffers.iter().map(|slice| memory.address(slice)).collect();
-                let (grid, params) = (launch.grid, launch.params);
-                launches.push(KernelLaunch { kernel, grid, block, params, addresses });
+                launches.push(kernel.launch(launch.grid, launch.params, addresses));
             }
         }
         first.push(launches.len());

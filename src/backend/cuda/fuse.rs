@@ -99,8 +99,8 @@ impl<D: Driver> Fuse<'_, D> {
         blocks: u32,
         addresses: Vec<u64>,
     ) -> Result<KernelLaunch> {
-        let (kernel, block) = self.kernels.load(self.driver, variant)?;
-        Ok(KernelLaunch { kernel, grid: [blocks, 1, 1], block, params: bytes_of(params).to_vec(), addresses })
+        let kernel = self.kernels.load(self.driver, variant)?;
+        Ok(kernel.launch([blocks, 1, 1], bytes_of(params).to_vec(), addresses))
     }
 
     fn adams(&mut self, first: &Adam, ops: &[&Adam]) -> Result<KernelLaunch> {

@@ -12,6 +12,8 @@ pub struct KernelText {
     pub entry: &'static str,
     /// Threads of a block, from `.reqntid`.
     pub block: [u32; 3],
+    /// Bytes of shared memory that a launch gives a block, from `.extern .shared ... // N bytes`; 0 without such a line.
+    pub shared: u32,
 }
 
 impl KernelText {
@@ -24,7 +26,10 @@ impl KernelText {
         let block = block(&rendered.text).ok_or_else(|| {
             Error::kernel(format!("kernel {variant}: its text has no line .reqntid with one to three sizes"))
         })?;
-        Ok(KernelText { rendered, entry: variant.template, block })
+        let shared = shared(&rendered.text).ok_or_else(|| {
+            Error::kernel(format!("kernel {variant}: its line .extern .shared does not say // how many bytes"))
+        })?;
+        Ok(KernelText { rendered, entry: variant.template, block, shared })
     }
     /// The oldest compute capability that it runs on, from `.target`.
     pub fn capability(&self) -> (u32, u32) {
@@ -48,6 +53,13 @@ fn block(text: &str) -> Option<[u32; 3]> {
     Some(block)
 }
 
+fn shared(text: &str) -> Option<u32> {
+    let Some(line) = text.lines().find(|line| line.trim().starts_with(".extern .shared")) else { return Some(0) };
+    let mut words = line.split("//").nth(1)?.split_whitespace();
+    let bytes = words.next()?.parse().ok()?;
+    words.next()?.starts_with("bytes").then_some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +69,13 @@ mod tests {
         assert_eq!(capability(".version 7.0\n.target sm_80\n"), (8, 0));
         assert_eq!(capability(".target sm_90a"), (9, 0));
         assert_eq!(capability(".target sm_120, texmode_independent"), (12, 0));
+    }
+    #[test]
+    fn shared_memory_of_a_launch_is_read() {
+        assert_eq!(shared(".shared .b8 tile[16];"), Some(0));
+        assert_eq!(shared("\n.extern .shared .align 128 .b8 tiles[];  // 65536 bytes: k, v"), Some(65536));
+        assert_eq!(shared(".extern .shared .b8 tiles[];"), None);
+        assert_eq!(shared(".extern .shared .b8 tiles[]; // k, v"), None);
     }
     #[test]
     fn block_sizes_are_read() {

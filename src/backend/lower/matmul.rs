@@ -2,10 +2,10 @@
 
 use super::movement::{Columns, column_sums};
 use super::{Context, Launch};
-use crate::Result;
 use crate::kernel::params::{self, size};
-use crate::kernel::{Language, Variant};
+use crate::kernel::{Language, Value, Variant};
 use crate::op::{ColumnSum, MatMul, Write};
+use crate::{Error, Result};
 
 /// Side of the big tile; where it would leave most of a GPU idle, tiles of half the side are used.
 const TILE: usize = 64;
@@ -19,6 +19,12 @@ pub fn matmul(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
     }
     let MatMul { a, b, bias, out, m, n, k, trans_a, trans_b } = *op;
     let dtype = if halves { c.half(a)? } else { c.dtype(a)? };
+    if c.desc(out.id).dtype.is_half() {
+        let (place, language) = (&c.place, c.caps.language);
+        return Err(Error::device(format!(
+            "{place}: {language} has no products that are rounded to {dtype}; build the program in f32"
+        )));
+    }
     let cooperative = c.caps.cooperative[usize::from(dtype == "f16")];
     if let Some(matrix) = cooperative.filter(|_| m.min(n).min(k) >= TILE / 2) {
         let variant = Variant::new("matmul_cooperative")
@@ -38,13 +44,14 @@ pub fn matmul(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
     let contiguous = [if trans_a { m } else { k }, if trans_b { k } else { n }, n];
     let starts = [a, b, out.id].map(|id| c.first(id));
     let vec = contiguous.iter().chain(&starts).all(|x| x.is_multiple_of(4));
-    product("matmul", dtype, vec, tile, op, c)
+    let variant = Variant::new("matmul").name("dtype", dtype);
+    product(variant, ("add", Value::Flag(out.write == Write::Add)), vec, tile, op, c)
 }
 
 /// Side of the big tile of products in half precision, which is eight times as much work for a matrix unit as for others.
 const HALF_TILE: usize = 128;
 
-/// On matrix units: operands in half precision, sums and result in f32.
+/// On matrix units: operands in half precision, sums in f32, which the result keeps or rounds once.
 fn half(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
     let MatMul { a, b, out, m, n, k, trans_a, trans_b, .. } = *op;
     let tiles = m.div_ceil(HALF_TILE) * n.div_ceil(HALF_TILE);
@@ -53,27 +60,27 @@ fn half(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
     let contiguous = [if trans_a { m } else { k }, if trans_b { k } else { n }, c.first(a), c.first(b)];
     let vec =
         contiguous.iter().all(|x| x.is_multiple_of(8)) && [n, c.first(out.id)].iter().all(|x| x.is_multiple_of(2));
-    product("matmul_half", c.half(a)?, vec, tile, op, c)
+    let into = match out.write {
+        Write::Add => "add",
+        Write::Set if c.desc(out.id).dtype.is_half() => "half",
+        Write::Set => "set",
+    };
+    product(Variant::new("matmul_half").name("dtype", c.half(a)?), ("into", Value::Name(into)), vec, tile, op, c)
 }
 
 /// One block for each tile of the result.
 fn product(
-    template: &'static str,
-    dtype: &'static str,
+    variant: Variant,
+    into: (&'static str, Value),
     vec: bool,
     tile: usize,
     op: &MatMul,
     c: &Context,
 ) -> Result<Vec<Launch>> {
     let MatMul { a, b, bias, out, m, n, k, trans_a, trans_b } = *op;
-    let variant = Variant::new(template)
-        .name("dtype", dtype)
-        .flag("trans_a", trans_a)
-        .flag("trans_b", trans_b)
-        .flag("bias", bias.is_some())
-        .flag("add", out.write == Write::Add)
-        .flag("vec", vec)
-        .int("tile", tile as u32);
+    let mut variant = variant.flag("trans_a", trans_a).flag("trans_b", trans_b).flag("bias", bias.is_some());
+    variant.keys.push(into);
+    let variant = variant.flag("vec", vec).int("tile", tile as u32);
     let params = params::Matmul { m: size(m)?, n: size(n)?, k: size(k)? };
     let grid = c.fits([size(n.div_ceil(tile))?, size(m.div_ceil(tile))?, 1])?;
     Ok(vec![c.launch(variant, &params, &[Some(a), Some(b), bias, Some(out.id)], grid)?])

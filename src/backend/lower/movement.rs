@@ -38,9 +38,19 @@ pub fn cast(op: &Cast, c: &Context) -> Result<Vec<Launch>> {
 
 pub fn copy_blocks(op: &CopyBlocks, c: &Context) -> Result<Vec<Launch>> {
     let add = op.dst.write == Write::Add;
-    let variant = Variant::new("copy_blocks").name("dtype", c.dtype(op.src)?).flag("add", add).int("wg", WG);
-    let grid = c.flat(op.blocks * op.length, WG as usize)?;
-    Ok(vec![c.launch(variant, &params::CopyBlocks::new(op)?, &[Some(op.src), Some(op.dst.id)], grid)?])
+    let halves = c.caps.language == Language::Ptx && c.desc(op.src).dtype.is_half();
+    let CopyBlocks { src_offset, src_stride, dst_offset, dst_stride, length, .. } = *op;
+    let places = [src_offset, src_stride, dst_offset, dst_stride, length, c.first(op.src), c.first(op.dst.id)];
+    // Halves go by twos where all blocks have whole ones.
+    let (dtype, unit) = match halves {
+        false => (c.dtype(op.src)?, 1),
+        true if places.iter().all(|place| place.is_multiple_of(2)) => ("u32", 2),
+        true => ("b16", 1),
+    };
+    let params = params::CopyBlocks::new(op, unit)?;
+    let variant = Variant::new("copy_blocks").name("dtype", dtype).flag("add", add).int("wg", WG);
+    let grid = c.flat(op.blocks * length / unit, WG as usize)?;
+    Ok(vec![c.launch(variant, &params, &[Some(op.src), Some(op.dst.id)], grid)?])
 }
 
 pub fn gather_rows(op: &GatherRows, c: &Context) -> Result<Vec<Launch>> {

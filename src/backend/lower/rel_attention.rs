@@ -1,10 +1,11 @@
 //! Relative attention, forward and backward, one stream after the other.
 //!
 //! Nothing of the size of the scores is stored: scratch holds two bits a pair of row and key, shared by all heads, and a few
-//! numbers a row; backward in WGSL also a slab of score gradients (see [`slab`]). The gradient of what both streams share
-//! is written by the first and added to by the second.
+//! numbers a row; backward in WGSL also a slab of score gradients (see [`slab`]), and so in half precision (see
+//! [`tensor_cores`]). The gradient of what both streams share is written by the first and added to by the second.
 
 mod slab;
+mod tensor_cores;
 
 use slab::Slab;
 
@@ -60,7 +61,8 @@ struct Layout {
     column_sums: usize,   // [B, H, N]
     position_sums: usize, // [G, H, P]
     bias_sums: usize,     // [blocks, H, D]
-    slab: usize,          // score gradients of a slab, and sums beside them
+    slab: usize,          // score gradients of a slab, and sums beside them; with halves [G, P, H, D] sums of dr
+    pairs: usize,         // with halves: score gradients of some batch rows
     words: usize,
 }
 
@@ -75,7 +77,7 @@ struct Parts {
 }
 
 impl Layout {
-    fn new(language: Language, op: &RelAttention, backward: bool) -> Self {
+    fn new(language: Language, op: &RelAttention, backward: bool, halves: bool) -> Self {
         let mut layout = Layout::default();
         let mut take = |words: usize| {
             let first = layout.words;
@@ -98,10 +100,19 @@ impl Layout {
             let most = of_streams.max(blocks(b * op.keys())).max(blocks(op.groups * op.positions()));
             let (columns, positions) = (take(b * h * op.keys()), take(op.groups * h * op.positions()));
             let sums = take(most * h * op.head_dim);
-            let slabs = rows.iter().map(|&rows| Slab::new(op, rows).words());
-            let slab = take(if language == Language::Wgsl { slabs.max().unwrap_or(0) } else { 0 });
-            (layout.column_sums, layout.position_sums) = (columns, positions);
-            (layout.bias_sums, layout.slab) = (sums, slab);
+            (layout.column_sums, layout.position_sums, layout.bias_sums) = (columns, positions, sums);
+            let most = |words: &dyn Fn(usize) -> usize| rows.iter().map(|&rows| words(rows)).max().unwrap_or(0);
+            let (slab, pairs) = match language {
+                Language::Wgsl => (most(&|rows| Slab::new(op, rows).words()), 0),
+                Language::Ptx if halves => {
+                    (tensor_cores::position_words(op), most(&|rows| tensor_cores::pairs_words(op, rows)))
+                }
+                Language::Ptx => (0, 0),
+            };
+            // Pieces of 16 bytes.
+            layout.words = layout.words.next_multiple_of(4);
+            (layout.slab, layout.pairs) = (layout.words, layout.words + slab.next_multiple_of(4));
+            layout.words = layout.pairs + pairs;
         }
         layout.streams = parts;
         layout
@@ -109,13 +120,13 @@ impl Layout {
 }
 
 /// Scratch of the forward op.
-pub fn forward_workspace(language: Language, op: &RelAttention) -> usize {
-    4 * Layout::new(language, op, false).words
+pub fn forward_workspace(language: Language, op: &RelAttention, halves: bool) -> usize {
+    4 * Layout::new(language, op, false, halves).words
 }
 
 /// Scratch of the gradient.
-pub fn backward_workspace(language: Language, op: &RelAttentionGrad) -> usize {
-    4 * Layout::new(language, &op.forward, true).words
+pub fn backward_workspace(language: Language, op: &RelAttentionGrad, halves: bool) -> usize {
+    4 * Layout::new(language, &op.forward, true, halves).words
 }
 
 /// What the launches of one op share.
@@ -126,19 +137,20 @@ struct Attention<'a> {
     work: Slice,
     /// Pieces of 32 columns of a head, a power of two: a key of WGSL's kernels.
     columns: u32,
+    /// Element type of what tensor cores multiply, where it is half precision.
+    half: Option<&'static str>,
 }
 
 impl<'a> Attention<'a> {
     /// # Errors
     /// When element type or head size have no kernel here.
     fn new(op: &'a RelAttention, backward: bool, c: &'a Context<'a>) -> Result<Self> {
-        let language = c.caps.language;
-        let (layout, place, dtype) = (Layout::new(language, op, backward), &c.place, c.dtype(op.k)?);
-        if dtype != "f32" {
-            return Err(Error::device(format!(
-                "{place}: relative attention has {language} kernels in f32 only, not in {dtype}; build the program in f32"
-            )));
-        }
+        let (language, place) = (c.caps.language, &c.place);
+        let half = match c.desc(op.k).dtype.is_half() {
+            true => Some(tensor_cores::check(op, c)?),
+            false => c.dtype(op.k).map(|_| None)?,
+        };
+        let layout = Layout::new(language, op, backward, half.is_some());
         if op.head_dim > 256 {
             return Err(Error::device(format!(
                 "{place}: heads of {} elements are more than the 256 that {language}'s relative attention serves; use \
@@ -160,7 +172,7 @@ impl<'a> Attention<'a> {
             )));
         }
         let work = c.scratch(0, layout.words)?;
-        Ok(Attention { op, c, layout, work, columns })
+        Ok(Attention { op, c, layout, work, columns, half })
     }
 
     fn params(&self, stream: &Stream, parts: &Parts, accumulate: bool) -> Result<params::RelAttention> {
@@ -204,6 +216,15 @@ impl<'a> Attention<'a> {
         Some((self.c.slice)(id))
     }
 
+    /// How rows of a stream find their rows of r: those of the content stream lie in order, so that it is a band.
+    fn relative(&self, stream: &Stream) -> &'static str {
+        match stream.positions {
+            _ if self.op.relative.is_none() => "none",
+            Some(_) => "rows",
+            None => "band",
+        }
+    }
+
     /// One launch of a PTX kernel over the tiles of `outer` lists of `length` rows, keys or rows of r, and the pieces of 64
     /// columns of a head.
     fn tiled(
@@ -214,12 +235,7 @@ impl<'a> Attention<'a> {
         buffers: &[Option<Slice>],
         (outer, length): (usize, usize),
     ) -> Result<Launch> {
-        // Rows of the content stream lie in order, so that their rows of r are a band.
-        let relative = match stream.positions {
-            _ if self.op.relative.is_none() => "none",
-            Some(_) => "rows",
-            None => "band",
-        };
+        let relative = self.relative(stream);
         let variant = Variant::new(template).name("dtype", "f32").name("relative", relative).int("wg", WG);
         let tiles = outer * length.div_ceil(TILE) * self.op.head_dim.div_ceil(64);
         self.c.launch_slices(variant, params, buffers, self.c.flat(tiles, 1)?)
@@ -248,10 +264,15 @@ impl<'a> Attention<'a> {
         let words = op.batch * stream.rows * op.keys().div_ceil(32);
         let mut launches = vec![c.launch_slices(variant, params, &buffers, c.flat(words, WG as usize)?)?];
         if let Some(SegmentTerms { s_bias, seg_embed, .. }) = op.segment {
-            let variant = Variant::new("rel_attention_segments").name("dtype", "f32").int("wg", WG);
             let buffers = [self.slice(stream.q), self.slice(s_bias), self.slice(seg_embed), Some(self.work)];
-            let rows = op.batch * op.heads * stream.rows;
-            launches.push(c.launch_slices(variant, params, &buffers, c.flat(rows, WG as usize)?)?);
+            launches.push(match self.half {
+                Some(dtype) => self.segments_mma(dtype, stream, params, &buffers)?,
+                None => {
+                    let variant = Variant::new("rel_attention_segments").name("dtype", "f32").int("wg", WG);
+                    let rows = op.batch * op.heads * stream.rows;
+                    c.launch_slices(variant, params, &buffers, c.flat(rows, WG as usize)?)?
+                }
+            });
         }
         Ok(launches)
     }
@@ -280,8 +301,9 @@ impl<'a> Attention<'a> {
             weights: size(sums.weights)?,
             sums: size(self.layout.bias_sums + first * n)?,
         };
+        let dtype = self.half.unwrap_or("f32");
         let variant =
-            Variant::new("rel_attention_grad_bias").name("dtype", "f32").name("source", sums.source).int("wg", WG);
+            Variant::new("rel_attention_grad_bias").name("dtype", dtype).name("source", sums.source).int("wg", WG);
         let blocks = rows.div_ceil(BLOCK);
         let grid = c.fits([size(n.div_ceil(WG as usize))?, size(blocks)?, 1])?;
         let buffers = [self.slice(sums.x), sums.bias.and_then(|id| self.slice(id)), Some(self.work)];
@@ -332,6 +354,10 @@ pub fn forward(op: &RelAttention, c: &Context) -> Result<Vec<Launch>> {
             launches.push(attention.forward(stream, &params, &buffers)?);
             continue;
         }
+        if let Some(dtype) = attention.half {
+            launches.push(attention.forward_mma(dtype, stream, &params, &buffers)?);
+            continue;
+        }
         let tiles = (op.batch * op.heads, stream.rows);
         launches.push(attention.tiled("rel_attention", stream, &params, &buffers, tiles)?);
     }
@@ -351,6 +377,10 @@ pub fn backward(op: &RelAttentionGrad, c: &Context) -> Result<Vec<Launch>> {
         launches.extend(attention.prepare(stream, &params)?);
         if c.caps.language == Language::Wgsl {
             attention.backward(op, stream, params, &mut launches)?;
+            continue;
+        }
+        if let Some(dtype) = attention.half {
+            attention.backward_mma(dtype, op, (stream, &all), params, &mut launches)?;
             continue;
         }
         let inputs = attention.inputs(stream);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use wgpu::{Backends, DeviceType, Features, Limits};
 
 use super::pipeline::Pipelines;
-use crate::backend::lower::Caps;
+use crate::backend::lower::{Caps, FILL};
 use crate::{Error, Result};
 
 /// What an adapter is and can do.
@@ -292,6 +292,7 @@ impl Caps {
             workgroup_bytes: limits.max_compute_workgroup_storage_size as usize,
             invocations: limits.max_compute_invocations_per_workgroup,
             groups: [limits.max_compute_workgroups_per_dimension; 3],
+            fill: FILL,
         }
     }
 }

@@ -98,6 +98,25 @@ fn half() -> Vec<Case> {
                 }
             }
         }
+        for (m, n, k) in HALF_SHAPES {
+            for (trans_a, trans_b, with_bias) in [(false, false, true), (false, true, false), (true, false, true)] {
+                if m > 1000 && (dtype == DType::F16 || trans_a || !trans_b) {
+                    continue;
+                }
+                let transposed = format!("{}{}", if trans_a { 't' } else { 'n' }, if trans_b { 't' } else { 'n' });
+                let name = format!("matmul/{dtype} {m}x{n}x{k} {transposed} bias {with_bias} rounded");
+                let case = Case::new(name, move |s| {
+                    // Sums are exact, so that rounding them has one right answer.
+                    let a = s.sixteenths("a", if trans_a { [k, m] } else { [m, k] }, dtype);
+                    let b = s.sixteenths("b", if trans_b { [n, k] } else { [k, n] }, dtype);
+                    let float = s.builder.float();
+                    let bias = with_bias.then(|| s.sixteenths("bias", [n], float));
+                    let out = Target::set(s.output_in("out", [m, n], dtype));
+                    s.push(MatMul { a, b, bias, out, m, n, k, trans_a, trans_b })
+                });
+                cases.push(case);
+            }
+        }
         for n in super::SIZES.into_iter().chain([4096]) {
             cases.push(Case::new(format!("cast/{dtype} {n}"), move |s| {
                 let mut values = s.normals(n);

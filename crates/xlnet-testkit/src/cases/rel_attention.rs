@@ -1,6 +1,7 @@
 //! Relative attention: sizes, masks, streams, groups, flags, dropout.
 
 use xlnet::op::Write;
+use xlnet::tensor::DType;
 
 use crate::attention::{Attention, MaskKind};
 use crate::case::Case;
@@ -22,7 +23,39 @@ pub fn cases() -> Vec<Case> {
         let cancels = "score gradients of a row sum to 0, so those of biases are sums that cancel";
         cases.push(both.wider(if single { 32.0 } else { 8.0 }, cancels));
     }
+    for config in halves() {
+        for dtype in [DType::Bf16, DType::F16] {
+            let config = Attention { half: Some(dtype), ..config };
+            let both = Case::new(format!("rel_attention_grad/{}", config.label()), move |s| config.push_both(s))
+                .rounded(dtype, bound);
+            cases.push(both.wider(32.0, "the same sums in f64 as those of the other cases"));
+        }
+    }
     cases
+}
+
+/// Probabilities, results and score gradients are halves; sums for biases cancel.
+fn bound(name: &str, unit: f64) -> f64 {
+    match name {
+        "out" | "query out" => 1.25 * unit,
+        "lse" | "query lse" => 1e-5,
+        "dw_bias" | "dr_bias" | "ds_bias" | "dseg_embed" => 10.0 * unit,
+        _ => 4.0 * unit,
+    }
+}
+
+/// Heads of 64 elements, for which tensor cores have kernels in half precision.
+fn halves() -> Vec<Attention> {
+    use MaskKind::{AllPadding, None, Padding, Ranks};
+    let base = Attention::new(1, 2, 64, 70, 33);
+    vec![
+        Attention { batch: 2, groups: 2, padded: true, ..base.mask(Ranks).targets(11).rate(0.1) },
+        Attention { content: false, targets: 70, ..base.mask(Ranks) },
+        Attention { batch: 3, groups: 2, heads: 1, ..base.mask(Padding) },
+        Attention { memory: 0, segments: false, length: 64, write: Write::Add, ..base.mask(None) },
+        Attention { relative: false, padded: true, ..base.mask(AllPadding).rate(0.5).targets(3) },
+        Attention { causal: true, length: 20, memory: 3, frozen: true, ..base },
+    ]
 }
 
 fn configurations() -> Vec<Attention> {
