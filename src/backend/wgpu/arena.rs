@@ -92,15 +92,17 @@ impl Arenas {
         let buffers = gpu.caught(
             || format!("{total} bytes of tensors"),
             || {
-                let describe = |&size| wgpu::BufferDescriptor {
-                    label: Some("arena"),
-                    size: size as u64,
-                    usage,
-                    mapped_at_creation: false,
+                let create = |size: usize| {
+                    gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                        label: Some("arena"),
+                        size: size as u64,
+                        usage,
+                        mapped_at_creation: false,
+                    })
                 };
                 let buffer = |(i, size): (usize, &usize)| match i.checked_sub(first).and_then(|i| lent.get(i)) {
                     Some(buffer) => buffer.clone(),
-                    None => gpu.device.create_buffer(&describe(size)),
+                    None => create(*size),
                 };
                 layout.sizes.iter().enumerate().map(buffer).collect()
             },
