@@ -16,6 +16,7 @@ use xlnet::task::embed::{EmbedOptions, Embedder, Layers, Pooling};
 use xlnet::task::fine_tuned::FineTuned;
 use xlnet::task::generate::{LanguageModel, Sampling};
 use xlnet::task::predict::{Predictor, Request, Response};
+use xlnet::tensor::Role;
 
 use crate::common::{NAMES, Place, belongings, language_model, train};
 
@@ -167,19 +168,14 @@ fn a_thousand_requests_and_bad_ones() {
 #[test]
 fn weights_are_there_once() {
     let place = classifier();
-    let open = |programs| {
-        let model = FineTuned::open(&place.path().join("run"), Device::Cpu, 4).unwrap();
-        let weights: usize = model.weights.tensors.values().map(|weight| 4 * weight.values.len()).sum();
-        (Predictor::new(model, programs).unwrap(), weights)
-    };
+    let model = || FineTuned::open(&place.path().join("run"), Device::Cpu, 4).unwrap();
     let shares = |predictor: &Predictor, texts: &[String]| -> Vec<f32> {
         let requests: Vec<Request> = texts.iter().map(|text| request(text)).collect();
         predictor.predict(&requests).iter().map(|response| share(response.as_ref().unwrap())).collect()
     };
-    let texts: Vec<String> = (0..8).map(text).collect(); // of four lengths
-    let (many, weights) = open(8);
+    let texts: Vec<String> = (0..8).map(text).collect();
+    let many = Predictor::new(model(), 8).unwrap();
     let first = many.held_bytes();
-    assert!(first > weights);
     let (mut alone, mut held) = (vec![], vec![first]);
     for text in &texts {
         alone.extend(shares(&many, std::slice::from_ref(text)));
@@ -187,13 +183,20 @@ fn weights_are_there_once() {
     }
     let together = shares(&many, &texts);
     assert!(alone.iter().zip(&together).all(|(a, b)| (a - b).abs() < 2e-6), "{alone:?} {together:?}");
-    let grown: Vec<usize> = held.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    // A program for the first text of some length, without weights; none for the next.
-    let programs = grown.iter().filter(|bytes| **bytes > 0).count();
-    assert!((2..8).contains(&programs), "{grown:?}");
-    assert!(grown.iter().all(|bytes| *bytes < weights), "{grown:?} bytes of programs, {weights} of weights");
-    // One program does all.
-    let (one, _) = open(1);
+
+    // A program for the first text of some length, to the byte what it is without weights; none for the next such text.
+    let grown: Vec<usize> = held.windows(2).map(|pair| pair[1] - pair[0]).filter(|&bytes| bytes > 0).collect();
+    let model = model();
+    let without_weights = |length: usize| {
+        let mut session = model.setup.session(1, length, &model.weights).unwrap();
+        let plan = session.exec().plan();
+        plan.total_bytes() - plan.arena_bytes(Role::Param)
+    };
+    let expected: Vec<usize> = (1..=8).map(|i| without_weights(8 * i)).collect();
+    assert!((2..8).contains(&grown.len()), "{grown:?}");
+    assert!(grown.iter().all(|bytes| expected.contains(bytes)), "{grown:?} {expected:?}");
+
+    let one = Predictor::new(model, 1).unwrap(); // does all with one program
     let same = shares(&one, &texts);
     assert!(same.iter().zip(&together).all(|(a, b)| (a - b).abs() < 2e-6));
     assert_eq!(one.held_bytes(), first);
