@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Result, ensure};
 use ptx_interpreter::Schedule;
 use xlnet::backend::Executor;
-use xlnet::backend::cuda::{CudaExecutor, Driver, KernelLaunch, KernelText};
+use xlnet::backend::cuda::{Call, CudaExecutor, Driver, KernelText};
 use xlnet::op::{Adam, MatMul, SquareNorm, Target};
 use xlnet::program::{Builder, Program};
 use xlnet::tensor::{DType, Role, TensorId};
@@ -54,12 +54,12 @@ impl Driver for Notes {
         self.next += 1 << 20;
         Ok(0)
     }
-    fn launch(&mut self, _: &KernelLaunch) -> xlnet::Result<()> {
+    fn launch(&mut self, _: &Call) -> xlnet::Result<()> {
         self.note("launch");
         Ok(())
     }
-    fn record(&mut self, launches: &[&KernelLaunch]) -> xlnet::Result<usize> {
-        self.note(format!("record {}", launches.len()));
+    fn record(&mut self, calls: &[&Call]) -> xlnet::Result<usize> {
+        self.note(format!("record {}", calls.len()));
         Ok(0)
     }
     fn replay(&mut self, recording: usize) -> xlnet::Result<()> {
@@ -207,6 +207,11 @@ mod program {
     use anyhow::{Context, Result, ensure};
     use tempfile::TempDir;
 
+    use xlnet::backend::Device;
+    use xlnet::backend::cuda::products;
+    use xlnet::tensor::DType;
+    use xlnet_testkit::{Support, cases};
+
     use super::common::{TRAIN, corpus, losses, text};
 
     /// A folder in which the interpreter is libcuda.
@@ -225,10 +230,17 @@ mod program {
         Ok(command.args(line.split_whitespace()).output()?)
     }
 
-    /// Dropout on, memories on: recorded steps on the card have the losses of the processor.
+    /// The same folder with a cuBLASLt, on the same memory: one file by two names is loaded once.
+    fn driver_with_products() -> Result<TempDir> {
+        let dir = driver()?;
+        std::os::unix::fs::symlink(dir.path().join("libcuda.so"), dir.path().join("libcublasLt.so.12"))?;
+        Ok(dir)
+    }
+
+    /// Dropout on, memories on: recorded steps on the card have the losses of the processor, whoever computes products.
     #[test]
     fn pretraining_has_the_losses_of_the_processor() -> Result<()> {
-        let (driver, dir) = (driver()?, corpus());
+        let (driver, with_products, dir) = (driver()?, driver_with_products()?, corpus());
         let dir = dir.path();
         let line = TRAIN.replace("0.01", "0.001");
         // Products in bf16, and with heads of 64 elements attention too.
@@ -239,20 +251,30 @@ mod program {
         ];
         for (kind, extra, loss_bound, norm_bound) in kinds {
             let line = if kind == "tensor-cores" { line.replace("--d_head 8", "--d_head 64") } else { line.clone() };
-            for device in ["cpu", "cuda"] {
-                let line = format!("{line} --device {device} --model_dir {device}-{kind} {extra}");
-                let kernels = dir.join(format!("{device}-{kind}.kernels"));
-                let env = [("XLNET_DUMP_KERNELS", kernels.to_str().context("a path")?)];
+            let run = |device: &str, driver: &TempDir, name: &str| -> Result<_> {
+                let line = format!("{line} --device {device} --model_dir {name}-{kind} {extra}");
+                let kernels = dir.join(format!("{name}-{kind}.kernels"));
+                let env = [("XLNET_DUMP_KERNELS", kernels.to_str().context("a path")?), ("XLNET_LOG", "debug")];
                 let out = xlnet(dir, driver.path(), &line, &env)?;
                 ensure!(out.status.success(), "{line}: {}", text(&out.stderr));
+                Ok((losses(&dir.join(format!("{name}-{kind}"))), text(&out.stderr)))
+            };
+            let (cpu, _) = run("cpu", &driver, "cpu")?;
+            let (ours, told) = run("cuda", &driver, "ours")?;
+            ensure!(told.contains(" 0 of "), "{told}");
+            let (library, told) = run("cuda", &with_products, "library")?;
+            let line = told.lines().find_map(|line| line.split_once(" products by a library")?.0.rsplit_once(" of "));
+            let (by_library, all) = line.context("not told who computes products")?;
+            ensure!(by_library.ends_with(&format!(" {all}")) && all != "0", "{told}");
+            for cuda in [ours, library] {
+                ensure!(cpu.len() == 3 && cuda.len() == 3, "{cpu:?} and {cuda:?}");
+                for (a, b) in cpu.iter().zip(&cuda) {
+                    let far =
+                        |a: Option<f64>, b: Option<f64>| a.zip(b).map_or(f64::INFINITY, |(a, b)| (a / b - 1.0).abs());
+                    ensure!(far(a.1, b.1) < loss_bound && far(a.2, b.2) < norm_bound, "{kind}: {cpu:?} and {cuda:?}");
+                }
             }
-            let [cpu, cuda] = ["cpu", "cuda"].map(|device| losses(&dir.join(format!("{device}-{kind}"))));
-            ensure!(cpu.len() == 3 && cuda.len() == 3, "{cpu:?} and {cuda:?}");
-            for (a, b) in cpu.iter().zip(&cuda) {
-                let far = |a: Option<f64>, b: Option<f64>| a.zip(b).map_or(f64::INFINITY, |(a, b)| (a / b - 1.0).abs());
-                ensure!(far(a.1, b.1) < loss_bound && far(a.2, b.2) < norm_bound, "{kind}: {cpu:?} and {cuda:?}");
-            }
-            let kernels: Vec<_> = std::fs::read_dir(dir.join(format!("cuda-{kind}.kernels")))?
+            let kernels: Vec<_> = std::fs::read_dir(dir.join(format!("ours-{kind}.kernels")))?
                 .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
                 .collect::<std::io::Result<_>>()?;
             let named = |start: &str| kernels.iter().any(|name| name.starts_with(start));
@@ -304,6 +326,63 @@ mod program {
         Ok(())
     }
 
+    /// The next batch is uploaded while a step runs. Where streams do their work as late as they may, all of them or those
+    /// of kernels, nothing changes: nobody reads what is not there yet, or writes what is still needed.
+    #[test]
+    fn batches_uploaded_ahead_change_no_bit() -> Result<()> {
+        let (driver, dir) = (driver()?, corpus());
+        let row = |i: usize| format!("{}\tthe weather was {} in {}\n", i % 2, ["bad", "good"][i % 2], 1900 + i);
+        let rows = format!("label\ttext_a\n{}", (0..40).map(row).collect::<String>());
+        let sizes = r#"{"n_layer": 1, "d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 32, "ff_activation": "gelu",
+            "untie_r": true, "n_token": 200}"#;
+        let files = [("text.txt", &rows.repeat(10)), ("train.tsv", &rows), ("sizes.json", &sizes.to_owned())];
+        files.iter().try_for_each(|(name, content)| std::fs::write(dir.path().join(name), content))?;
+        let vocabulary = "vocab train --input text.txt --output spiece.model --vocab-size 100 --soft-limit";
+        ensure!(xlnet(dir.path(), driver.path(), vocabulary, &[])?.status.success());
+        let finetune = "finetune --task_name csc --data_dir . --spiece_model_file spiece.model --model_config_path sizes.json \
+                        --max_seq_length 16 --train_batch_size 4 --train_steps 5 --warmup_steps 1 --iterations 1 --nodo_eval";
+        let pretrain = TRAIN.replace("--n_layer 2", "--n_layer 1").replace("--iterations 2", "--iterations 1");
+        for (name, line) in [("finetune", finetune), ("pretrain", &pretrain)] {
+            let run = |device: &str, late: &str| -> Result<_> {
+                let line = format!("{line} --device {device} --model_dir {name}-{device}-{late}");
+                let out = xlnet(dir.path(), driver.path(), &line, &[("INTERPRETED_CUDA_LATE", late)])?;
+                ensure!(out.status.success(), "{line}: {}", text(&out.stderr));
+                Ok(losses(&dir.path().join(format!("{name}-{device}-{late}"))))
+            };
+            let (cpu, cuda) = (run("cpu", "no")?, run("cuda", "no")?);
+            let loss = |row: &(u64, Option<f64>, Option<f64>, Option<f64>)| row.1.unwrap_or(f64::NAN);
+            let far = cpu.iter().zip(&cuda).map(|(a, b)| (loss(a) / loss(b) - 1.0).abs()).collect::<Vec<_>>();
+            ensure!(far.len() >= 5 && far.iter().all(|far| *far < 1e-4), "{name}: {cpu:?} and {cuda:?}");
+            for late in ["all", "kernels"] {
+                let got = run("cuda", late)?;
+                ensure!(got == cuda, "{name} with {late} late: {got:?} and {cuda:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Every case of products by a library. Libraries are looked for when a process starts, so the test starts itself.
+    #[test]
+    fn products_by_a_library() -> Result<()> {
+        const NAME: &str = "program::products_by_a_library";
+        if std::env::var_os("XLNET_PRODUCTS").is_none() {
+            let driver = driver_with_products()?;
+            let mut again = Command::new(std::env::current_exe()?);
+            again.env("LD_LIBRARY_PATH", driver.path()).env("XLNET_PRODUCTS", "cublaslt");
+            let out = again.args(["--exact", NAME, "--nocapture"]).output()?;
+            let (told, errors) = (text(&out.stdout), text(&out.stderr));
+            ensure!(out.status.success() && told.contains("1 passed"), "{told}{errors}");
+            print!("{told}");
+            return Ok(());
+        }
+        let mut cases = cases::all();
+        cases.retain(|case| case.name.starts_with("matmul/"));
+        let support = Support::run(&[(Device::Cuda(0).into(), DType::F32)], &cases);
+        println!("{}, products by {}", support[0], products()?);
+        ensure!(cases.len() > 200 && support[0].ok == cases.len(), "{}", support[0]);
+        Ok(())
+    }
+
     #[test]
     fn what_is_wrong_with_a_card_is_a_sentence() -> Result<()> {
         let (driver, dir) = (driver()?, corpus());
@@ -333,6 +412,31 @@ mod program {
             told.contains("cuda:0   PTX interpreter, compute capability 8.0") && told.contains("auto means cuda:0"),
             "{told}"
         );
+        ensure!(told.contains("products by our kernels; this machine has no cuBLASLt"), "{told}");
+        Ok(())
+    }
+
+    #[test]
+    fn who_computes_products_is_told_and_chosen() -> Result<()> {
+        let (alone, with_products, dir) = (driver()?, driver_with_products()?, tempfile::tempdir()?);
+        type Case<'a> = (&'a TempDir, &'a [(&'a str, &'a str)], &'a str);
+        let told: [Case; 5] = [
+            (&with_products, &[], "products by cuBLASLt 12.8.5 (libcublasLt.so.12)"),
+            (&with_products, &[("XLNET_PRODUCTS", "ptx")], "products by our kernels, as XLNET_PRODUCTS says"),
+            // A library for a newer driver is left alone.
+            (&with_products, &[("INTERPRETED_CUDA_DRIVER", "11040")], "products by our kernels; this machine has no"),
+            (&alone, &[("XLNET_PRODUCTS", "cublaslt")], "but this machine has no cuBLASLt for its driver (libcublasLt"),
+            (&alone, &[("XLNET_PRODUCTS", "mkl")], "expected ptx or cublaslt"),
+        ];
+        for (driver, env, part) in told {
+            let out = xlnet(dir.path(), driver.path(), "doctor", env)?;
+            ensure!(text(&out.stdout).contains(part), "{env:?}: no {part:?} in {}", text(&out.stdout));
+        }
+        let line = "bench --quick --steps 1 --task classify --device cuda";
+        let out = xlnet(dir.path(), with_products.path(), line, &[])?;
+        ensure!(text(&out.stdout).contains("matrix products by cuBLASLt 12.8.5"), "{}", text(&out.stdout));
+        let out = xlnet(dir.path(), alone.path(), line, &[("XLNET_PRODUCTS", "cublaslt")])?;
+        ensure!(text(&out.stdout).contains("set LD_LIBRARY_PATH"), "{}", text(&out.stdout));
         Ok(())
     }
 

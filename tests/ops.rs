@@ -199,7 +199,8 @@ fn programs_share_parameters() -> Result<()> {
             let text = exec.upload_f32(w, &weights).unwrap_err().to_string();
             assert!(text.contains("w is shared with other programs"), "{backend}: {text}");
         }
-        for (more, part) in [("write", "fill writes spare"), ("parameter", "got other"), ("name", "expected w [40, 7]")] {
+        for (more, part) in [("write", "fill writes spare"), ("parameter", "got other"), ("name", "expected w [40, 7]")]
+        {
             let text = first.open_beside(program(2, more)?).err().expect("refused").to_string();
             assert!(text.contains(part), "{backend}: {text}");
         }

@@ -63,8 +63,7 @@ pub fn check_parameters(lender: &dyn Executor, program: &Program, plan: &Plan) -
     let theirs = parameters(lender.program());
     let ours = parameters(program);
     let same = |((a, x), (b, y)): (&(TensorId, &TensorDesc), &(TensorId, &TensorDesc))| {
-        (&x.name, x.shape, x.dtype) == (&y.name, y.shape, y.dtype)
-            && lender.plan().placement(*a) == plan.placement(*b)
+        (&x.name, x.shape, x.dtype) == (&y.name, y.shape, y.dtype) && lender.plan().placement(*a) == plan.placement(*b)
     };
     let differs = theirs.iter().zip(&ours).position(|pair| !same(pair));
     let at = differs.unwrap_or(theirs.len().min(ours.len()));

@@ -70,6 +70,7 @@ const KERNELS: &[(&str, &str)] = files! { "kernels":
     "lib/head_sm80.ptx"
     "lib/math.ptx"
     "lib/mma.ptx"
+    "lib/octet.ptx"
     "lib/reduce.ptx"
     "lib/rel_attention.ptx"
     "lib/rel_attention_mma.ptx"

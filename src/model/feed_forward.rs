@@ -1,4 +1,5 @@
-//! `LN(dropout(dropout(act(x W1 + b1)) W2 + b2) + x)`, all rows of both streams at once.
+//! `LN(dropout(dropout(act(x W1 + b1)) W2 + b2) + x)`, all rows of both streams at once. What lies between the two products is
+//! in the type of their operands.
 
 use super::transformer::{Transformer, site};
 use crate::Result;
@@ -19,7 +20,8 @@ pub(super) struct Saved {
 pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: TensorId) -> Result<(TensorId, Saved)> {
     let p = &net.params.layers[layer];
     let rate = net.options.dropout;
-    let pre = p.ff_1.forward(b, "ff_pre", x)?; // [R, I]
+    let products = b.products();
+    let pre = p.ff_1.forward_in(b, "ff_pre", x, products)?; // [R, I]
     let act = activation(b, net, layer, pre)?;
     let sum = p.ff_2.forward(b, "ff_sum", act)?; // [R, d]
     let rows = b.shape(sum).rows();
@@ -41,7 +43,7 @@ pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: Tenso
 }
 
 fn activation(b: &mut Builder, net: &Transformer, layer: usize, pre: TensorId) -> Result<TensorId> {
-    let act = b.activation("ff_act", b.shape(pre)); // [R, I]
+    let act = b.activation_in("ff_act", b.shape(pre), b.desc(pre).dtype); // [R, I]
     let dropout = net.dropout(site::layer(layer, site::FF_HIDDEN), net.options.dropout);
     b.push(Activation { x: pre, out: act, kind: net.config.ff_activation.kind(), dropout })?;
     Ok(act)
@@ -74,7 +76,8 @@ pub(super) fn backward(
     })?;
     let dy = dy.unwrap_or(dx);
     let act = activation(b, net, layer, saved.pre)?;
-    let dpre = p.ff_2.backward(b, "d_ff_pre", act, dy)?; // [R, I]
+    let products = b.products();
+    let dpre = p.ff_2.backward_in(b, "d_ff_pre", act, dy, products)?; // [R, I]
     let dropout = net.dropout(site::layer(layer, site::FF_HIDDEN), net.options.dropout);
     let kind = net.config.ff_activation.kind();
     b.push(ActivationGrad { x: saved.pre, dout: dpre, dx: dpre, kind, dropout })?;

@@ -17,7 +17,7 @@ pub enum ActivationKind {
     Tanh,
 }
 
-/// `out = dropout(f(x))`.
+/// `out = dropout(f(x))`, in the element type of `x`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Activation {
     /// Pre-activation.
@@ -30,7 +30,7 @@ pub struct Activation {
     pub dropout: Option<DropoutSite>,
 }
 
-/// `dx = f'(x) * dropout_mask * dout`; the mask is drawn again, not stored.
+/// `dx = f'(x) * dropout_mask * dout`, all in the element type of `x`; the mask is drawn again, not stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ActivationGrad {
     /// Pre-activation, as in the forward op.
@@ -60,6 +60,7 @@ impl Operation for Activation {
     }
     fn check(&self, t: &Tensors) -> Result<()> {
         t.expect_float("x", self.x)?;
+        t.expect_dtype("out", self.out, t.get(self.x).dtype)?;
         t.expect_len("out", self.out, t.shape(self.x).len())?;
         DropoutSite::check(self.dropout, t)
     }
@@ -80,7 +81,10 @@ impl Operation for ActivationGrad {
     }
     fn check(&self, t: &Tensors) -> Result<()> {
         let n = t.shape(self.x).len();
+        let dtype = t.get(self.x).dtype;
         t.expect_float("x", self.x)?;
+        t.expect_dtype("dout", self.dout, dtype)?;
+        t.expect_dtype("dx", self.dx, dtype)?;
         t.expect_len("dout", self.dout, n)?;
         t.expect_len("dx", self.dx, n)?;
         DropoutSite::check(self.dropout, t)

@@ -30,7 +30,7 @@ pub struct MatMul {
     pub trans_b: bool,
 }
 
-/// `out[c] (=|+=) sum over r of x[r, c]`: the gradient of a bias.
+/// `out[c] (=|+=) sum over r of x[r, c]`: the gradient of a bias. `x` may be in half precision, sums are in the program's type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ColumnSum {
     /// Input.
@@ -95,6 +95,8 @@ impl Operation for ColumnSum {
     fn check(&self, t: &Tensors) -> Result<()> {
         let (n, len) = (t.shape(self.out.id).len(), t.shape(self.x).len());
         t.expect_float("x", self.x)?;
+        let dtype = t.get(self.out.id).dtype;
+        t.expect("out", dtype.is_float() && !dtype.is_half(), "the program's type", dtype)?;
         t.expect("out", n > 0 && len.is_multiple_of(n), "a divisor of the size of x", n)
     }
     fn flops(&self, t: &Tensors) -> u64 {

@@ -12,7 +12,6 @@ use super::batch::upload;
 use super::cache::{Dataset, Reading};
 use super::config::FinetuneConfig;
 use super::evaluate::Setup;
-use super::feature::Feature;
 use super::fine_tuned::{self, BEST, TaskFile, description, write_directory};
 use super::metrics::Scores;
 use super::start::Origin;
@@ -148,6 +147,8 @@ pub struct Finetuning {
     file: TaskFile,
     tokenizer: Tokenizer,
     session: Session,
+    /// The next batch is on the device, or why not.
+    uploaded: Option<Result<()>>,
     train: Dataset,
     dev: Option<Dataset>,
     metrics: MetricsWriter,
@@ -254,6 +255,7 @@ impl Finetuning {
             file,
             tokenizer,
             session,
+            uploaded: None,
             train,
             dev,
             metrics,
@@ -367,11 +369,25 @@ impl Finetuning {
     /// # Errors
     /// When the loss or the gradient is no number, or the device fails.
     pub fn step(&mut self) -> Result<StepResult> {
-        let size = self.config.train_batch_size.unwrap_or(1);
-        let batch = self.order.batch(self.session.step(), size);
-        let features: Vec<&Feature> = batch.iter().map(|&i| &self.train.features[i]).collect();
-        upload(&mut self.session, &self.setup.task, &features)?;
-        let result = self.session.train()?;
+        let (task, step) = (&self.setup.task, self.session.step());
+        let (order, features, size) =
+            (&mut self.order, &self.train.features, self.config.train_batch_size.unwrap_or(1));
+        let mut upload = |session: &mut Session, step: u64| {
+            let batch = order.batch(step, size);
+            upload(session, task, &batch.into_iter().map(|i| &features[i]).collect::<Vec<_>>())
+        };
+        match self.uploaded.take() {
+            Some(uploaded) => uploaded?,
+            None => upload(&mut self.session, step)?,
+        }
+        // Meanwhile the next batch is uploaded; but not where earlier windows of its texts are read first.
+        let ahead = step + 1 < self.config.train_steps.unwrap_or(0) && self.setup.mem_len == 0;
+        let uploaded = &mut self.uploaded;
+        let result = self.session.train_and(|session| {
+            if ahead {
+                *uploaded = Some(upload(session, step + 1));
+            }
+        })?;
         if !(result.loss.is_finite() && result.gradient_norm.is_finite()) {
             let StepResult { step, loss, gradient_norm, .. } = result;
             return Err(self.diverged(&format!("step {step} has loss {loss} and gradient norm {gradient_norm}")));

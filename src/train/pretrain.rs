@@ -17,7 +17,7 @@ use super::session::{Copies, Session, StepResult};
 use super::snapshot::{Saved, Snapshot};
 use super::start::{self, Progress};
 use crate::atomic::{AtomicFile, remove_temporaries};
-use crate::data::loader::Loader;
+use crate::data::loader::{Loader, Position};
 use crate::distributed::{Collective, Single};
 use crate::{Error, Result};
 
@@ -113,6 +113,10 @@ pub struct Pretraining {
     ranks: Ranks,
     session: Session,
     loader: Loader,
+    /// Of the batch after the last one that was trained on; the loader may be further.
+    position: Position,
+    /// The next batch is on the device, or why not.
+    uploaded: Option<Result<()>>,
     held_out: Option<HeldOut>,
     metrics: Option<MetricsWriter>,
     window: Window,
@@ -196,6 +200,8 @@ impl Pretraining {
             plan,
             ranks,
             session,
+            position: loader.position(),
+            uploaded: None,
             loader,
             held_out,
             metrics,
@@ -284,14 +290,34 @@ impl Pretraining {
     /// # Errors
     /// When the loss or the gradient is no number, a record file changed, or the device fails.
     pub fn step(&mut self) -> Result<StepResult> {
-        let batch = self.loader.next_batch()?;
-        let result = self.ranks.train(&mut self.session, &batch)?;
+        let result = if self.ranks.ranks() == 1 { self.step_alone()? } else { self.step_with_others()? };
         if !(result.loss.is_finite() && result.gradient_norm.is_finite()) {
             let StepResult { step, loss, gradient_norm, .. } = result;
             return Err(self.diverged(format!("step {step} has loss {loss} and gradient norm {gradient_norm}")));
         }
         self.window.add(result.loss);
         Ok(result)
+    }
+    fn step_with_others(&mut self) -> Result<StepResult> {
+        let batch = self.loader.next_batch()?;
+        self.position = self.loader.position();
+        self.ranks.train(&mut self.session, &batch)
+    }
+    /// The next batch is read and uploaded while this one's step runs. Where that fails, it is the next step that does.
+    fn step_alone(&mut self) -> Result<StepResult> {
+        let upload = |session: &mut Session, loader: &mut Loader| session.upload_batch(&loader.next_batch()?);
+        match self.uploaded.take() {
+            Some(uploaded) => uploaded?,
+            None => upload(&mut self.session, &mut self.loader)?,
+        }
+        self.position = self.loader.position();
+        let (loader, uploaded) = (&mut self.loader, &mut self.uploaded);
+        let is_last = self.session.step() + 1 >= self.plan.config.train_steps;
+        self.session.train_and(|session| {
+            if !is_last {
+                *uploaded = Some(upload(session, loader));
+            }
+        })
     }
     /// The sentence that ends a run whose numbers are none, with all that can be found out.
     fn diverged(&mut self, what: String) -> Error {
@@ -376,7 +402,7 @@ impl Pretraining {
         self.tell_log(drawn, observe);
         let max_save = self.checkpoints_kept();
         let (plan, session) = (&self.plan, &mut self.session);
-        let progress = Progress { memory, position: self.loader.position(), window: &self.window, guard: &self.guard };
+        let progress = Progress { memory, position: self.position, window: &self.window, guard: &self.guard };
         if plan.config.background_save {
             let snapshot = start::snapshot(plan, session, progress)?;
             // A step can overflow a weight although its own loss was a number.

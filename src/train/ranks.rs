@@ -194,7 +194,7 @@ impl Ranks {
         Ok(all)
     }
 
-    /// One update on this rank's share of a batch; loss and norm are those of the whole batch.
+    /// One update on this rank's share of a batch, beside others; loss and norm are those of the whole batch.
     ///
     /// # Errors
     /// When a rank has ended, the batch has no target, or the device fails.
@@ -202,9 +202,6 @@ impl Ranks {
         let mut targets = [share.target_mask.iter().sum::<f32>()];
         distributed::sum(&mut *self.group, &mut targets)?;
         session.upload_share(share, targets[0])?;
-        if self.ranks() == 1 {
-            return session.train();
-        }
         let mut loss = [session.backward()?];
         distributed::sum(&mut *self.group, &mut loss)?;
         if !loss[0].is_finite() {

@@ -297,10 +297,20 @@ impl Session {
     /// # Errors
     /// When the program has no update, or the device fails.
     pub fn train(&mut self) -> Result<StepResult> {
+        self.train_and(|_| ())
+    }
+
+    /// As [`Self::train`], but `meanwhile` has the time between the step's start and its numbers: what it uploads is for
+    /// the next step, and reaches a GPU while that computes; its place it takes when the step is over.
+    ///
+    /// # Errors
+    /// Those of `train`.
+    pub fn train_and(&mut self, meanwhile: impl FnOnce(&mut Session)) -> Result<StepResult> {
         self.upload_keys()?;
         self.upload_hyper()?;
         let program = &self.step_program.program;
         self.exec.run(program.phase("backward").start..program.phase("update").end)?;
+        meanwhile(self);
         let loss = self.exec.download_f64(self.step_program.loss)?[0];
         let (gradient_norm, learning_rate) = self.updated()?;
         Ok(StepResult { step: self.step, loss, gradient_norm, learning_rate })

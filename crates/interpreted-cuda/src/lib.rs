@@ -1,11 +1,17 @@
 //! A library with the functions of NVIDIA's driver that `xlnet` calls, whose card is `ptx-interpreter`: where it is found as
 //! `libcuda.so`, the program's `--device cuda` runs unchanged on a machine without a GPU, every access checked.
 //!
-//! Work is done when it is asked for, so streams and events have nothing to wait for; a launch that the interpreter finds
-//! wrong is told on standard error and, like on a card, to whoever waits next. `INTERPRETED_CUDA_CAPABILITY=7.0` and
-//! `INTERPRETED_CUDA_DRIVER=11020` make it another card or driver, `INTERPRETED_CUDA_MEMORY=1000000` a smaller one.
+//! Work is done when it is asked for. With `INTERPRETED_CUDA_LATE=all` a stream does it when somebody waits, so that whoever
+//! does not wait for what is needed gets wrong numbers; with `kernels`, streams of copies are ahead of those of kernels. A
+//! launch that the interpreter finds wrong is told on standard error and, like on a card, to whoever waits next.
+//! `INTERPRETED_CUDA_CAPABILITY=7.0` and `INTERPRETED_CUDA_DRIVER=11020` make it another card or driver,
+//! `INTERPRETED_CUDA_MEMORY=1000000` a smaller one.
+//! [`cublaslt`] is NVIDIA's library of matrix products in the same way.
 #![allow(non_snake_case)] // the driver's names
 
+pub mod cublaslt;
+
+use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::Instant;
@@ -30,6 +36,52 @@ struct Launch {
     arguments: Vec<Argument>,
 }
 
+/// What a stream is given.
+#[derive(Clone)]
+enum Work {
+    Kernel(Launch),
+    Product(cublaslt::Product),
+    Fill {
+        address: u64,
+        byte: u8,
+        bytes: usize,
+    },
+    /// The host's bytes are those at the time when it is done.
+    Upload {
+        to: u64,
+        from: usize,
+        bytes: usize,
+    },
+    Copy {
+        to: u64,
+        from: u64,
+        bytes: usize,
+    },
+    Record {
+        event: usize,
+        time: u64,
+    },
+    Wait {
+        event: usize,
+        time: u64,
+    },
+}
+
+/// Work in order.
+#[derive(Default)]
+struct Stream {
+    waiting: VecDeque<Work>,
+    has_kernels: bool,
+}
+
+/// Times that it was recorded: in all, and already; where and when it was last.
+struct Event {
+    asked: u64,
+    done: u64,
+    stream: usize,
+    at: Instant,
+}
+
 /// What the driver holds. Handles are numbers from 1 on.
 #[derive(Default)]
 struct Card {
@@ -40,9 +92,10 @@ struct Card {
     functions: Vec<(usize, String)>,
     /// Most shared memory that a launch of each function may ask for.
     shared: Vec<usize>,
-    events: Vec<Instant>,
-    capture: Option<Vec<Launch>>,
-    graphs: Vec<Vec<Launch>>,
+    streams: Vec<Stream>,
+    events: Vec<Event>,
+    capture: Option<Vec<Work>>,
+    graphs: Vec<Vec<Work>>,
     failed: bool,
 }
 
@@ -96,6 +149,60 @@ impl Card {
             Err(error) => self.fail(error),
         }
     }
+    /// Gives a stream work, or records it.
+    fn make(&mut self, stream: usize, work: Work) {
+        let is_kernel = matches!(work, Work::Kernel(_) | Work::Product(_));
+        if let Some(recorded) = self.capture.as_mut().filter(|_| is_kernel) {
+            recorded.push(work);
+            return;
+        }
+        self.streams[stream].has_kernels |= is_kernel;
+        self.streams[stream].waiting.push_back(work);
+        let late = match std::env::var("INTERPRETED_CUDA_LATE").as_deref() {
+            Ok("all") => true,
+            Ok("kernels") => self.streams[stream].has_kernels,
+            _ => false,
+        };
+        if !late {
+            self.finish(stream);
+        }
+    }
+    /// Does what a stream was given.
+    fn finish(&mut self, stream: usize) {
+        while let Some(work) = self.streams[stream].waiting.pop_front() {
+            self.run(work);
+        }
+    }
+    /// Does what comes before an event.
+    fn wait(&mut self, event: usize, time: u64) {
+        while self.events[event].done < time {
+            let Some(work) = self.streams[self.events[event].stream].waiting.pop_front() else { return };
+            self.run(work);
+        }
+    }
+    /// What goes wrong is told by `fail`.
+    fn run(&mut self, work: Work) {
+        match work {
+            Work::Kernel(launch) => self.launch(&launch),
+            Work::Product(product) => _ = self.product(&product),
+            Work::Fill { address, byte, bytes } => _ = self.write(address, &vec![byte; bytes]),
+            Work::Upload { to, from, bytes } => {
+                let from = std::ptr::with_exposed_provenance(from);
+                // SAFETY: as the driver demands, the memory is there until somebody has waited for the copy.
+                self.write(to, unsafe { std::slice::from_raw_parts(from, bytes) });
+            }
+            Work::Copy { to, from, bytes } => {
+                let mut copy = vec![0; bytes];
+                if self.read(from, &mut copy) == SUCCESS {
+                    self.write(to, &copy);
+                }
+            }
+            Work::Record { event, time } => {
+                (self.events[event].done, self.events[event].at) = (time, Instant::now());
+            }
+            Work::Wait { event, time } => self.wait(event, time),
+        }
+    }
     fn launch(&mut self, launch: &Launch) {
         let (module, entry) = &self.functions[launch.function];
         let Launch { grid, block, shared, arguments, .. } = launch;
@@ -120,6 +227,7 @@ macro_rules! driver {
         }
     )* };
 }
+use driver;
 
 /// # Safety
 /// `to` is valid for a write.
@@ -185,42 +293,66 @@ driver! {
     }
     cuMemFreeHost(pointer: *mut c_void) { SUCCESS } // leaked: tests end
     cuMemsetD8Async(address: u64, byte: u8, bytes: usize, stream: *mut c_void) {
-        card().write(address, &vec![byte; bytes])
+        card().make(index(stream), Work::Fill { address, byte, bytes });
+        SUCCESS
     }
     cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize) {
         card().write(to, unsafe { std::slice::from_raw_parts(from.cast(), bytes) })
     }
     cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: *mut c_void) {
-        card().write(to, unsafe { std::slice::from_raw_parts(from.cast(), bytes) })
+        card().make(index(stream), Work::Upload { to, from: from.expose_provenance(), bytes });
+        SUCCESS
     }
     cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize) {
         card().read(from, unsafe { std::slice::from_raw_parts_mut(to.cast(), bytes) })
     }
     cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: *mut c_void) {
-        let (mut card, mut copy) = (card(), vec![0; bytes]);
-        match card.read(from, &mut copy) {
-            SUCCESS => card.write(to, &copy),
-            code => code,
-        }
+        card().make(index(stream), Work::Copy { to, from, bytes });
+        SUCCESS
     }
 
-    cuStreamCreate(stream: *mut *mut c_void, flags: c_uint) { unsafe { put(stream, handle(0)) } }
-    cuStreamDestroy_v2(stream: *mut c_void) { SUCCESS }
-    cuStreamSynchronize(stream: *mut c_void) { card().state() }
-    cuStreamWaitEvent(stream: *mut c_void, event: *mut c_void, flags: c_uint) { SUCCESS }
+    cuStreamCreate(stream: *mut *mut c_void, flags: c_uint) {
+        let mut card = card();
+        card.streams.push(Stream::default());
+        unsafe { put(stream, handle(card.streams.len() - 1)) }
+    }
+    cuStreamDestroy_v2(stream: *mut c_void) {
+        card().finish(index(stream));
+        SUCCESS
+    }
+    cuStreamSynchronize(stream: *mut c_void) {
+        let mut card = card();
+        card.finish(index(stream));
+        card.state()
+    }
+    cuStreamWaitEvent(stream: *mut c_void, event: *mut c_void, flags: c_uint) {
+        let (mut card, event) = (card(), index(event));
+        let time = card.events[event].asked;
+        card.make(index(stream), Work::Wait { event, time });
+        SUCCESS
+    }
     cuEventCreate(event: *mut *mut c_void, flags: c_uint) {
         let mut card = card();
-        card.events.push(Instant::now());
+        card.events.push(Event { asked: 0, done: 0, stream: 0, at: Instant::now() });
         unsafe { put(event, handle(card.events.len() - 1)) }
     }
     cuEventRecord(event: *mut c_void, stream: *mut c_void) {
-        card().events[index(event)] = Instant::now();
+        let (mut card, event) = (card(), index(event));
+        card.events[event].asked += 1;
+        card.events[event].stream = index(stream);
+        let time = card.events[event].asked;
+        card.make(index(stream), Work::Record { event, time });
         SUCCESS
     }
-    cuEventSynchronize(event: *mut c_void) { card().state() }
+    cuEventSynchronize(event: *mut c_void) {
+        let (mut card, event) = (card(), index(event));
+        let time = card.events[event].asked;
+        card.wait(event, time);
+        card.state()
+    }
     cuEventElapsedTime(milliseconds: *mut f32, begin: *mut c_void, end: *mut c_void) {
         let card = card();
-        let time = card.events[index(end)].saturating_duration_since(card.events[index(begin)]);
+        let time = card.events[index(end)].at.saturating_duration_since(card.events[index(begin)].at);
         unsafe { put(milliseconds, 1e3 * time.as_secs_f32()) }
     }
     cuEventDestroy_v2(event: *mut c_void) { SUCCESS }
@@ -286,10 +418,7 @@ driver! {
         };
         let arguments = sizes.map(argument).collect();
         let launch = Launch { function, grid: [x, y, z], block: [a, b, c], shared: shared as usize, arguments };
-        match &mut card.capture {
-            Some(launches) => launches.push(launch),
-            None => card.launch(&launch),
-        }
+        card.make(index(stream), Work::Kernel(launch));
         SUCCESS
     }
 
@@ -299,8 +428,8 @@ driver! {
     }
     cuStreamEndCapture(stream: *mut c_void, graph: *mut *mut c_void) {
         let mut card = card();
-        let Some(launches) = card.capture.take() else { return NOT_FOUND };
-        card.graphs.push(launches);
+        let Some(recorded) = card.capture.take() else { return NOT_FOUND };
+        card.graphs.push(recorded);
         unsafe { put(graph, handle(card.graphs.len() - 1)) }
     }
     cuGraphInstantiateWithFlags(executable: *mut *mut c_void, graph: *mut c_void, flags: u64) {
@@ -309,8 +438,8 @@ driver! {
     cuGraphUpload(executable: *mut c_void, stream: *mut c_void) { SUCCESS }
     cuGraphLaunch(executable: *mut c_void, stream: *mut c_void) {
         let mut card = card();
-        let launches = card.graphs[index(executable)].clone();
-        launches.iter().for_each(|launch| card.launch(launch));
+        let recorded = card.graphs[index(executable)].clone();
+        recorded.into_iter().for_each(|work| card.make(index(stream), work));
         SUCCESS
     }
     cuGraphDestroy(graph: *mut c_void) { SUCCESS }

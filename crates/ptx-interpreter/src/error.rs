@@ -66,6 +66,16 @@ pub enum Rule {
     WrongMask,
     /// A barrier that not all threads of a warp reach, with two counts, or that never completes.
     Barrier,
+    /// A register was touched that an uncompleted `wgmma.mma_async` still reads or writes.
+    AsyncRegister,
+    /// `wgmma.fence` is missing between a register's use elsewhere and `wgmma.mma_async`.
+    RegisterFence,
+    /// `fence.proxy.async` is missing between a write to shared memory and `wgmma.mma_async`.
+    ProxyFence,
+    /// The descriptor of a matrix in shared memory is not aligned as its swizzle wants it, or has other impossible fields.
+    Descriptor,
+    /// A warpgroup is not four whole warps that execute the same `wgmma` instructions.
+    Warpgroup,
     /// Too many instructions: most likely a loop without an end.
     Endless,
 }

@@ -1,7 +1,7 @@
 //! An entry as the machine runs it: a flat list of instructions over numbered registers.
 
 use crate::lanes::{Compare, Map};
-use crate::mma::Shape;
+use crate::mma::{Input, Shape};
 
 /// Number of a register. Constants and special registers are registers that are filled before a warp starts.
 pub(crate) type Reg = u16;
@@ -46,6 +46,32 @@ pub(crate) type Join = (fn(u32, u32) -> u32, Pred, bool);
 pub(crate) struct Address {
     pub base: Reg,
     pub offset: i64,
+}
+
+/// Where A of a warpgroup's product is.
+#[derive(Clone, Debug)]
+pub(crate) enum Left {
+    Registers([Reg; 4]),
+    /// In shared memory: register of the descriptor; transposed is M-major.
+    Shared {
+        descriptor: Reg,
+        transposed: bool,
+    },
+}
+
+/// `wgmma.mma_async`, m64 and k16: D in f32 = A B, plus D where `accumulates` holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Product {
+    pub n: usize,
+    pub input: Input,
+    pub d: Box<[Reg]>,
+    pub a: Left,
+    /// Descriptor of B; transposed is N-major.
+    pub b: Reg,
+    pub b_transposed: bool,
+    pub accumulates: Pred,
+    /// One of A and B is taken with the other sign.
+    pub negative: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -223,6 +249,18 @@ pub(crate) enum Op {
         b: Box<[Reg]>,
         c: Box<[Reg]>,
     },
+    /// `wgmma.mma_async`
+    Product(Box<Product>),
+    /// `wgmma.fence`
+    ProductFence,
+    /// `wgmma.commit_group`
+    ProductCommit,
+    /// `wgmma.wait_group`
+    ProductWait {
+        pending: usize,
+    },
+    /// `fence.proxy.async`, where it covers shared memory.
+    ProxyFence,
     CopyAsync {
         to: Address,
         from: Address,
@@ -291,6 +329,8 @@ pub struct Kernel {
     pub(crate) required_threads: Option<[u32; 3]>,
     /// Bytes of the narrowest memory access: what races are tracked by.
     pub(crate) granule: usize,
+    /// It has `wgmma` instructions.
+    pub(crate) products: bool,
     /// Lines of the whole module, for messages.
     pub(crate) source: std::sync::Arc<[String]>,
 }
@@ -327,6 +367,7 @@ impl Kernel {
             max_threads: None,
             required_threads: None,
             granule: 4,
+            products: false,
             source: std::sync::Arc::new([]),
         }
     }

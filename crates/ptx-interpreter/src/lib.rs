@@ -10,7 +10,9 @@
 //!   are ordered by `bar.warp.sync`, not by running in lockstep; blocks of one launch are not ordered at all;
 //! - a shuffle, vote or matrix instruction is reached by other lanes than its mask names;
 //! - a barrier is reached by a part of a warp, is used with two counts, or never completes;
-//! - bytes of a `cp.async` are touched before the wait.
+//! - bytes of a `cp.async` are touched before the wait;
+//! - registers of a `wgmma.mma_async` are touched before its wait or without `wgmma.fence`, shared memory is overwritten that
+//!   it may still read, or reaches it without `fence.proxy.async`.
 //!
 //! ```
 //! use ptx_interpreter::{Machine, Module};
@@ -68,6 +70,7 @@ mod report;
 mod shadow;
 mod syntax;
 mod warp;
+mod wgmma;
 
 pub use error::{Error, ErrorKind, Finding, Result, Rule};
 pub use exec::Schedule;

@@ -84,12 +84,18 @@ impl Shape {
     }
 }
 
-fn element(input: Input, registers: &[Lanes], lane: usize, i: usize) -> f64 {
+impl Input {
+    /// Value of a half.
+    pub fn half(self, bits: u16) -> f64 {
+        if self == Input::F16 { f16::from_bits(bits).to_f64() } else { bf16::from_bits(bits).to_f64() }
+    }
+}
+
+pub(crate) fn element(input: Input, registers: &[Lanes], lane: usize, i: usize) -> f64 {
     if input == Input::Tf32 {
         return tf32_part(registers[i][lane] as u32);
     }
-    let bits = (registers[i / 2][lane] >> (16 * (i % 2))) as u16;
-    if input == Input::F16 { f16::from_bits(bits).to_f64() } else { bf16::from_bits(bits).to_f64() }
+    input.half((registers[i / 2][lane] >> (16 * (i % 2))) as u16)
 }
 
 /// D of all lanes.

@@ -5,12 +5,15 @@
 //! ordered by `bar.warp.sync` and block barriers only, as the PTX memory model has it: running in lockstep orders nothing.
 
 use crate::lanes::WARP;
+use crate::wgmma::PIECE;
 
 /// Clocks of all warps of a block, as one warp knows them.
 pub(crate) type Clock = [u32; WARP];
 
 /// Lane or warp of several readers; both: readers of several blocks.
 const MANY: u8 = u8::MAX;
+/// A warp as a whole: its lanes took part together, such as in `wgmma`. Each of them is ordered behind such a read.
+pub(crate) const WHOLE: u8 = MANY - 1;
 
 /// The thread that accesses memory.
 #[derive(Clone, Copy)]
@@ -80,7 +83,7 @@ impl Conflict {
         Conflict { wrote: true, thread, other_block, line: Some(access.line) }
     }
     fn read(warp: u8, lane: u8, other_block: bool) -> Self {
-        let thread = (warp != MANY && lane != MANY).then(|| u32::from(warp) * WARP as u32 + u32::from(lane));
+        let thread = (warp != MANY && lane < WHOLE).then(|| u32::from(warp) * WARP as u32 + u32::from(lane));
         Conflict { wrote: false, thread, other_block, line: None }
     }
     /// A sentence; `wrote` says what the access at hand does.
@@ -106,13 +109,70 @@ pub(crate) struct SharedShadow {
     writes: Vec<Access>,
     /// `epoch << 8 | lane` by cell and warp.
     reads: Vec<u32>,
+    /// What the asynchronous proxy needs to know; where the kernel has none, nothing.
+    proxy: Option<Box<Proxy>>,
+}
+
+/// Order between ordinary accesses and those of the asynchronous proxy.
+struct Proxy {
+    /// Epochs at which each thread executed `fence.proxy.async`.
+    fences: Vec<Vec<u32>>,
+    /// How many fences the writer had executed when it wrote the cell.
+    fences_before: Vec<u32>,
+    /// Uncompleted reads of each piece of 16 bytes, and the line of the latest.
+    reading: Vec<(u16, u32)>,
 }
 
 impl SharedShadow {
-    pub fn new(bytes: usize, granule: usize, warps: usize) -> Self {
+    pub fn new(bytes: usize, granule: usize, warps: usize, proxy: bool) -> Self {
         let shift = granule.trailing_zeros();
         let cells = bytes.div_ceil(granule);
-        SharedShadow { shift, warps, writes: vec![Access::default(); cells], reads: vec![0; cells * warps] }
+        let proxy = proxy.then(|| {
+            Box::new(Proxy {
+                fences: vec![vec![]; warps * WARP],
+                fences_before: vec![0; cells],
+                reading: vec![(0, 0); bytes.div_ceil(PIECE)],
+            })
+        });
+        SharedShadow { shift, warps, writes: vec![Access::default(); cells], reads: vec![0; cells * warps], proxy }
+    }
+    /// `fence.proxy.async` of a lane.
+    pub fn proxy_fence(&mut self, me: &Me) {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.fences[usize::from(me.warp) * WARP + usize::from(me.lane)].push(me.epoch());
+        }
+    }
+    /// A write since which its thread has executed no `fence.proxy.async` that is ordered before `me`: thread, line, and
+    /// whether there is a fence at all.
+    pub fn unfenced(&self, at: usize, bytes: usize, me: &Me) -> Option<(u32, u32, bool)> {
+        let proxy = self.proxy.as_ref()?;
+        self.cells(at, bytes).find_map(|cell| {
+            let write = &self.writes[cell];
+            if write.epoch == 0 {
+                return None;
+            }
+            let thread = usize::from(write.warp) * WARP + usize::from(write.lane);
+            let fence = proxy.fences[thread].get(proxy.fences_before[cell] as usize);
+            let ordered = fence.is_some_and(|&epoch| Access { epoch, ..*write }.ordered(me));
+            (!ordered).then_some((thread as u32, write.line, fence.is_some()))
+        })
+    }
+    /// A read of the asynchronous proxy starts; it ends with [`Self::end_read`].
+    pub fn begin_read(&mut self, at: usize, line: u32) {
+        if let Some(proxy) = &mut self.proxy {
+            let (count, latest) = &mut proxy.reading[at / PIECE];
+            (*count, *latest) = (*count + 1, line);
+        }
+    }
+    pub fn end_read(&mut self, at: usize) {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.reading[at / PIECE].0 -= 1;
+        }
+    }
+    /// Line of an uncompleted read of the asynchronous proxy.
+    pub fn being_read(&self, at: usize, bytes: usize) -> Option<u32> {
+        let reading = &self.proxy.as_ref()?.reading[at / PIECE..(at + bytes).div_ceil(PIECE)];
+        reading.iter().find(|(count, _)| *count > 0).map(|(_, line)| *line)
     }
     fn cells(&self, at: usize, bytes: usize) -> std::ops::Range<usize> {
         at >> self.shift..((at + bytes - 1) >> self.shift) + 1
@@ -129,7 +189,13 @@ impl SharedShadow {
             }
             if !me.strong {
                 let slot = &mut self.reads[cell * self.warps + usize::from(me.warp)];
-                let lane = if *slot >> 8 == me.epoch() && *slot as u8 != me.lane { MANY } else { me.lane };
+                let (now, lane) = (*slot >> 8 == me.epoch(), *slot as u8);
+                // A read of the whole warp says nothing that a lane's does not.
+                let lane = match (now && lane != WHOLE, me.lane) {
+                    (true, WHOLE) => lane,
+                    (true, me) if me != lane => MANY,
+                    (_, me) => me,
+                };
                 *slot = me.epoch() << 8 | u32::from(lane);
             }
         }
@@ -147,7 +213,7 @@ impl SharedShadow {
                     continue;
                 }
                 let ordered = if warp == usize::from(me.warp) {
-                    lane == me.lane || epoch < me.epoch()
+                    lane == me.lane || lane == WHOLE || epoch < me.epoch()
                 } else {
                     me.clock[warp] >= epoch
                 };
@@ -157,6 +223,10 @@ impl SharedShadow {
                 *slot = 0;
             }
             self.writes[cell] = Access::of(me);
+            if let Some(proxy) = &mut self.proxy {
+                let thread = usize::from(me.warp) * WARP + usize::from(me.lane);
+                proxy.fences_before[cell] = proxy.fences[thread].len() as u32;
+            }
         }
         None
     }

@@ -21,6 +21,53 @@ pub(crate) struct Copies {
     pub groups: VecDeque<Vec<Copy>>,
 }
 
+/// One `wgmma.mma_async` on its way.
+pub(crate) struct Flight {
+    /// Position in the code.
+    pub pc: usize,
+    pub line: u32,
+    /// Offsets in shared memory of the pieces that it reads.
+    pub pieces: Vec<usize>,
+}
+
+/// What `wgmma` makes of a register.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Usage {
+    /// Products on their way that accumulate here.
+    pub accumulating: u16,
+    /// Products on their way that read it as A.
+    pub reading: u16,
+    /// Since the last `wgmma.fence`: n of the product that accumulated here, 0 for none.
+    pub n: u16,
+    /// Since the last `wgmma.fence`: written by another instruction.
+    pub written: bool,
+}
+
+/// Products of one warp.
+#[derive(Default)]
+pub(crate) struct Flights {
+    pub open: Vec<Flight>,
+    pub groups: VecDeque<Vec<Flight>>,
+    /// By register; empty where the kernel has no products.
+    pub usage: Vec<Usage>,
+    /// A `wgmma.fence` was executed.
+    pub fenced: bool,
+    /// `wgmma` instructions so far.
+    pub executed: usize,
+    /// A register that the last instruction wrote while a product was using it.
+    pub clobbered: Option<u16>,
+}
+
+impl Flights {
+    fn new(kernel: &Kernel) -> Self {
+        let registers = if kernel.products { kernel.registers.len() } else { 0 };
+        Flights { usage: vec![Usage::default(); registers], ..Flights::default() }
+    }
+    pub fn in_flight(&self) -> impl Iterator<Item = &Flight> {
+        self.groups.iter().flatten().chain(&self.open)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Running,
@@ -49,6 +96,7 @@ pub(crate) struct Warp {
     pub clock: Clock,
     pub full_barriers: u32,
     pub copies: Vec<Copies>,
+    pub flights: Flights,
 }
 
 impl Warp {
@@ -70,6 +118,7 @@ impl Warp {
             clock,
             full_barriers: 0,
             copies: vec![],
+            flights: Flights::new(kernel),
         };
         for &(register, value) in &kernel.constants {
             warp.registers[usize::from(register)] = [value; WARP];
@@ -98,6 +147,7 @@ impl Warp {
             clock,
             full_barriers: 0,
             copies: vec![],
+            flights: Flights::new(kernel),
             ..self
         }
     }
@@ -143,6 +193,12 @@ impl Warp {
     pub fn set(&mut self, register: u16, mask: u32, values: &Lanes) {
         let at = usize::from(register);
         self.written[at] |= mask;
+        if let Some(usage) = self.flights.usage.get_mut(at) {
+            usage.written = true;
+            if usage.accumulating + usage.reading > 0 {
+                self.flights.clobbered = Some(register);
+            }
+        }
         let target = &mut self.registers[at];
         if mask == u32::MAX {
             *target = *values;

@@ -128,18 +128,14 @@ impl Attention {
         label
     }
 
-    /// The type of what is stored in half precision: in a program of f64, with which others are compared, nothing is.
-    fn half(&self, s: &Setup) -> Option<DType> {
-        self.half.map(|dtype| if s.builder.float() == DType::F64 { DType::F64 } else { dtype })
-    }
     fn input(&self, s: &mut Setup, name: &str, shape: impl Into<Shape>) -> TensorId {
-        match self.half(s) {
+        match self.half.map(|dtype| s.stored(dtype)) {
             Some(dtype) => s.sixteenths(name, shape, dtype),
             None => s.normal(name, shape),
         }
     }
     fn result(&self, s: &mut Setup, name: &str, shape: impl Into<Shape>) -> TensorId {
-        match self.half(s) {
+        match self.half.map(|dtype| s.stored(dtype)) {
             Some(dtype) => s.output_in(name, shape, dtype),
             None => s.output(name, shape),
         }

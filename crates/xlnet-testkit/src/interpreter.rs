@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ptx_interpreter::{Argument, Buffer, Machine, Module, Report, Schedule};
-use xlnet::backend::cuda::{CudaExecutor, Driver, KernelLaunch, KernelText};
+use xlnet::backend::cuda::{Call, CudaExecutor, Driver, KernelLaunch, KernelText};
 use xlnet::program::Program;
 use xlnet::{Error, Result};
 
@@ -14,7 +14,7 @@ pub struct Interpreter {
     buffers: Vec<Buffer>,
     modules: Vec<(Arc<Module>, KernelText)>,
     report: Report,
-    recordings: Vec<Vec<KernelLaunch>>,
+    recordings: Vec<Vec<Call>>,
 }
 
 impl Interpreter {
@@ -40,6 +40,16 @@ impl Interpreter {
     /// What all launches did.
     pub fn report(&self) -> &Report {
         &self.report
+    }
+    fn run(&mut self, launch: &KernelLaunch) -> Result<()> {
+        let (module, kernel) = &self.modules[launch.kernel];
+        let addresses = launch.addresses.iter().map(|address| Argument::U64(*address));
+        let arguments: Vec<_> = [Argument::Bytes(launch.params.clone())].into_iter().chain(addresses).collect();
+        let shared = launch.shared as usize;
+        let report = self.machine().launch(module, kernel.entry, launch.grid, launch.block, shared, &arguments);
+        let report = report.map_err(|error| Error::kernel(format!("{}: {error}", kernel.rendered.label)))?;
+        self.report.add(&report);
+        Ok(())
     }
     /// Buffer and offset of an address of the host.
     fn locate(&self, address: u64) -> Result<(Buffer, usize)> {
@@ -96,23 +106,19 @@ impl Driver for Interpreter {
         self.modules.push((module(kernel)?, kernel.clone()));
         Ok(self.modules.len() - 1)
     }
-    fn launch(&mut self, launch: &KernelLaunch) -> Result<()> {
-        let (module, kernel) = &self.modules[launch.kernel];
-        let addresses = launch.addresses.iter().map(|address| Argument::U64(*address));
-        let arguments: Vec<_> = [Argument::Bytes(launch.params.clone())].into_iter().chain(addresses).collect();
-        let shared = launch.shared as usize;
-        let report = self.machine().launch(module, kernel.entry, launch.grid, launch.block, shared, &arguments);
-        let report = report.map_err(|error| Error::kernel(format!("{}: {error}", kernel.rendered.label)))?;
-        self.report.add(&report);
-        Ok(())
+    fn launch(&mut self, call: &Call) -> Result<()> {
+        match call {
+            Call::Kernel(launch) => self.run(launch),
+            Call::Product(_) => Err(Error::kernel("the interpreter has no products of its own")),
+        }
     }
-    fn record(&mut self, launches: &[&KernelLaunch]) -> Result<usize> {
-        self.recordings.push(launches.iter().map(|launch| (*launch).clone()).collect());
+    fn record(&mut self, calls: &[&Call]) -> Result<usize> {
+        self.recordings.push(calls.iter().map(|call| (*call).clone()).collect());
         Ok(self.recordings.len() - 1)
     }
     fn replay(&mut self, recording: usize) -> Result<()> {
-        let launches = self.recordings[recording].clone();
-        launches.iter().try_for_each(|launch| self.launch(launch))
+        let calls = self.recordings[recording].clone();
+        calls.iter().try_for_each(|call| self.launch(call))
     }
     fn sync(&mut self) -> Result<()> {
         Ok(())

@@ -130,6 +130,10 @@ impl Setup {
         let values = self.normals(shape.len()).into_iter().map(round).collect();
         self.add(name, shape, dtype, Role::Input, Values::Floats(values))
     }
+    /// The type of what is stored in half precision `dtype`: in a program of f64, with which others are compared, nothing is.
+    pub fn stored(&self, dtype: DType) -> DType {
+        if self.builder.float() == DType::F64 { DType::F64 } else { dtype }
+    }
     /// A tensor of sixteenths of magnitude below 4: any half precision holds them and a sum of two, and f32 sums of a
     /// thousand products, without rounding.
     pub fn sixteenths(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> TensorId {

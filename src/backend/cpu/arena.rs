@@ -206,6 +206,16 @@ impl<'a> Access<'a> {
         // no slice to write that overlaps.
         Ok(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<T>(), bytes.len() / size_of::<T>()) })
     }
+    /// Hands a tensor to `visit`; afterwards the op may write it.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub fn visit<T: Element>(&mut self, id: TensorId, visit: impl FnOnce(&[T])) -> Result<()> {
+        visit(self.read(id)?);
+        // The slice is gone.
+        self.given.pop();
+        Ok(())
+    }
     /// As [`Self::read`]; `None` where there is no tensor.
     ///
     /// # Errors
@@ -284,9 +294,7 @@ impl<'a> Access<'a> {
         let Placement { offset, bytes, role } = placement;
         if written && role == Role::Param && self.parameters != Parameters::Own {
             let place = self.place();
-            return Err(Error::plan(format!(
-                "{place}: {what} is shared with other programs, so nothing may write it"
-            )));
+            return Err(Error::plan(format!("{place}: {what} is shared with other programs, so nothing may write it")));
         }
         if offset > arena.layout.size() || bytes > arena.layout.size() - offset {
             return Err(Error::plan(format!("{}: {what} does not lie inside the arena of {role}", self.place())));

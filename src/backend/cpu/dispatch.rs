@@ -38,7 +38,12 @@ pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
         _ => 0,
     };
     let copies = match op {
-        Op::MatMul(_) | Op::RelAttention(_) | Op::RelAttentionGrad(_) => widened::workspace_len(op, program),
+        Op::MatMul(_)
+        | Op::ColumnSum(_)
+        | Op::Activation(_)
+        | Op::ActivationGrad(_)
+        | Op::RelAttention(_)
+        | Op::RelAttentionGrad(_) => widened::workspace_len(op, program),
         _ => 0,
     };
     (elements + copies) * program.float.size()
@@ -139,12 +144,27 @@ pub fn run<R: Real + Element>(op: &Op, program: &Program, a: &mut Access) -> Res
             w.store(op.out.id, out)?;
         }
         Op::ColumnSum(op) => {
-            let (out, x) = (a.write::<R>(op.out.id)?, a.read(op.x)?);
+            let mut w = Widened::<R>::new(a)?;
+            let (out, x) = (w.write(op.out.id)?, w.read(op.x)?);
             let (rows, columns) = (x.len() / out.len(), out.len());
             matmul::column_sum(out, x, rows, columns, op.out.write == Write::Add);
         }
         Op::LayerNorm(op) => run_layer_norm::<R>(op, a)?,
         Op::LayerNormGrad(op) => run_layer_norm_grad::<R>(op, a)?,
+        Op::Activation(op) if program.tensor(op.x).dtype.is_half() => {
+            let mask = mask_some(op.dropout, a)?;
+            let mut w = Widened::<R>::new(a)?;
+            let (x, out) = (w.read(op.x)?, w.write(op.out)?);
+            activation::activation(out, Some(x), op.kind, mask);
+            w.store(op.out, out)?;
+        }
+        Op::ActivationGrad(op) if program.tensor(op.x).dtype.is_half() => {
+            let mask = mask_some(op.dropout, a)?;
+            let mut w = Widened::<R>::new(a)?;
+            let (x, dout, dx) = (w.read(op.x)?, w.read(op.dout)?, w.write(op.dx)?);
+            activation::activation_grad(dx, x, Some(dout), op.kind, mask);
+            w.store(op.dx, dx)?;
+        }
         Op::Activation(op) => {
             let mask = mask_some(op.dropout, a)?;
             activation::activation::<R>(a.write(op.out)?, a.read_unless(op.x, op.out)?, op.kind, mask);

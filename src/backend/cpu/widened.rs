@@ -48,9 +48,8 @@ impl<'b, 'a, R: Real + Element> Widened<'b, 'a, R> {
         Ok(first)
     }
     fn copy<H: Element + Into<f64> + Send + Sync>(&mut self, id: TensorId) -> Result<&'a [R]> {
-        let halves = self.access.read::<H>(id)?;
-        let copy = self.take(halves.len())?;
-        movement::cast(copy, halves, |x| R::from_f64(x.into()));
+        let copy = self.take(self.access.len(id))?;
+        self.access.visit::<H>(id, |halves| movement::cast(copy, halves, |x| R::from_f64(x.into())))?;
         Ok(copy)
     }
     /// A tensor to read.
@@ -77,10 +76,7 @@ impl<'b, 'a, R: Real + Element> Widened<'b, 'a, R> {
     /// Those of `read`.
     pub fn write(&mut self, id: TensorId) -> Result<&'a mut [R]> {
         match self.access.dtype(id) {
-            DType::Bf16 | DType::F16 => {
-                let len = self.access.len(id);
-                self.take(len)
-            }
+            DType::Bf16 | DType::F16 => self.take(self.access.len(id)),
             _ => self.access.write(id),
         }
     }

@@ -8,8 +8,9 @@ use cudarc::driver::result::{self, event, graph, stream};
 use cudarc::driver::{DriverError, sys};
 
 use super::context::{Context, Function};
+use super::cublaslt::Products;
 use super::staging::Staging;
-use super::{Driver, KernelLaunch, KernelText};
+use super::{Call, Driver, KernelLaunch, KernelText, Product};
 use crate::{Error, Result};
 
 /// What one program holds of a card: a stream on which everything happens in order, memory, recordings.
@@ -21,6 +22,8 @@ pub struct Card {
     staging: Option<Staging>,
     allocations: Vec<Arc<Allocation>>,
     functions: Vec<(Function, String)>, // with their labels
+    /// Where there is a library for them.
+    products: Option<Products>,
     recordings: Vec<sys::CUgraphExec>,
 }
 
@@ -58,8 +61,9 @@ impl Card {
         let stamp = || event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
         let stamps = [stamp().map_err(failed)?, stamp().map_err(failed)?];
         let staging = Some(Staging::new(&context)?);
+        let products = Products::open(&context)?;
         let (allocations, functions, recordings) = (vec![], vec![], vec![]);
-        Ok(Card { context, stream, stamps, staging, allocations, functions, recordings })
+        Ok(Card { context, stream, stamps, staging, allocations, functions, products, recordings })
     }
     fn failed(&self, doing: &str, error: DriverError) -> Error {
         self.context.failed(doing, error)
@@ -76,7 +80,16 @@ impl Card {
         let name = &self.context.info.name;
         Error::device(format!("{name}: running kernels: {}{advice}", super::context::said(error)))
     }
-    fn make(&self, launch: &KernelLaunch) -> Result<()> {
+    fn make(&self, call: &Call) -> Result<()> {
+        match (call, &self.products) {
+            (Call::Kernel(launch), _) => self.make_kernel(launch),
+            (Call::Product(number), Some(products)) => products.launch(*number, self.stream).map_err(|status| {
+                Error::device(format!("{}: {}: {status}", self.context.info.name, products.describe(*number)))
+            }),
+            (Call::Product(_), None) => Err(Error::plan("a product that this card has not prepared")),
+        }
+    }
+    fn make_kernel(&self, launch: &KernelLaunch) -> Result<()> {
         let (Function(function), label) = &self.functions[launch.kernel];
         let pointer = |address: &u64| std::ptr::from_ref(address).cast_mut().cast::<c_void>();
         let first = launch.params.as_ptr().cast_mut().cast::<c_void>();
@@ -135,18 +148,22 @@ impl Driver for Card {
         self.functions.push((self.context.function(kernel)?, kernel.rendered.label.clone()));
         Ok(self.functions.len() - 1)
     }
-    fn launch(&mut self, launch: &KernelLaunch) -> Result<()> {
-        self.context.enter()?;
-        self.make(launch)
+    fn product(&mut self, product: &Product) -> Option<usize> {
+        self.context.enter().ok()?;
+        self.products.as_mut()?.prepare(product)
     }
-    fn record(&mut self, launches: &[&KernelLaunch]) -> Result<usize> {
+    fn launch(&mut self, call: &Call) -> Result<()> {
+        self.context.enter()?;
+        self.make(call)
+    }
+    fn record(&mut self, calls: &[&Call]) -> Result<usize> {
         self.context.enter()?;
         let failed = |error| self.failed("recording a step", error);
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is this card's own, and is not being captured.
         unsafe { stream::begin_capture(self.stream, mode) }.map_err(failed)?;
-        let made = launches.iter().try_for_each(|launch| self.make(launch));
-        // SAFETY: the capture was begun above; it must end, whatever became of the launches.
+        let made = calls.iter().try_for_each(|call| self.make(call));
+        // SAFETY: the capture was begun above; it must end, whatever became of the calls.
         let captured = unsafe { stream::end_capture(self.stream) };
         made?;
         let captured = captured.map_err(failed)?;
@@ -168,13 +185,13 @@ impl Driver for Card {
         let launched = unsafe { graph::launch(self.recordings[recording], self.stream) };
         launched.map_err(|error| self.failed("launching a step", error))
     }
-    fn time(&mut self, launches: &[&KernelLaunch]) -> Result<Duration> {
+    fn time(&mut self, calls: &[&Call]) -> Result<Duration> {
         self.context.enter()?;
         let [begin, end] = self.stamps;
         let failed = |error| self.ran(error);
         // SAFETY: the events and the stream are this card's own.
         unsafe { event::record(begin, self.stream) }.map_err(failed)?;
-        launches.iter().try_for_each(|launch| self.make(launch))?;
+        calls.iter().try_for_each(|call| self.make(call))?;
         // SAFETY: as above; both events have been recorded and, after the wait, have happened.
         let milliseconds = unsafe {
             event::record(end, self.stream).map_err(failed)?;
@@ -206,7 +223,7 @@ impl Drop for Card {
         // SAFETY: everything was made by this card and is given back once; nothing uses it afterwards.
         unsafe {
             let _ = stream::synchronize(self.stream);
-            drop(self.staging.take());
+            drop((self.staging.take(), self.products.take()));
             for recording in &self.recordings {
                 let _ = graph::exec_destroy(*recording);
             }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::KernelText;
 use crate::Result;
 use crate::backend::lower::FILL;
+use crate::tensor::DType;
 
 /// A kernel on its operands: what a driver is asked to launch.
 #[derive(Clone, Debug)]
@@ -21,6 +22,44 @@ pub struct KernelLaunch {
     pub params: Vec<u8>,
     /// The other parameters: an address for each buffer.
     pub addresses: Vec<u64>,
+}
+
+/// A matrix product, `out (=|+=) op(a) op(b) + bias`, of row-major matrices by their addresses.
+#[derive(Clone, Debug)]
+pub struct Product {
+    /// Left operand.
+    pub a: u64, // [m, k], or [k, m] when trans_a
+    /// Right operand.
+    pub b: u64, // [k, n], or [n, k] when trans_b
+    /// Added to every row, with its element type.
+    pub bias: Option<(u64, DType)>, // [n]
+    /// Result.
+    pub out: u64, // [m, n]
+    /// Rows of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// Summed dimension.
+    pub k: usize,
+    /// `a` is stored transposed.
+    pub trans_a: bool,
+    /// `b` is stored transposed.
+    pub trans_b: bool,
+    /// Adds to `out`.
+    pub add: bool,
+    /// Element type of `a` and `b`.
+    pub operands: DType,
+    /// Element type of `out`; sums are in f32 in any case.
+    pub result: DType,
+}
+
+/// One piece of work that a driver is asked for.
+#[derive(Clone, Debug)]
+pub enum Call {
+    /// One of our kernels.
+    Kernel(KernelLaunch),
+    /// A product of the machine's own, by the number that [`Driver::product`] gave.
+    Product(usize),
 }
 
 /// A machine with memory that loads and launches kernels, in order.
@@ -55,29 +94,34 @@ pub trait Driver: Send + 'static {
     /// # Errors
     /// When the machine cannot compile it.
     fn load(&mut self, kernel: &KernelText) -> Result<usize>;
-    /// Launches a kernel.
+    /// Prepares a product by what the machine itself has for that; the number stands for it in calls. `None` where it has
+    /// nothing, or nothing for this one: then it takes one of our kernels.
+    fn product(&mut self, _: &Product) -> Option<usize> {
+        None
+    }
+    /// Launches a kernel or a product.
     ///
     /// # Errors
     /// When the machine refuses; what goes wrong later is told by `sync` or `read`.
-    fn launch(&mut self, launch: &KernelLaunch) -> Result<()>;
-    /// Prepares a sequence of launches that [`Self::replay`] makes as one; runs nothing.
+    fn launch(&mut self, call: &Call) -> Result<()>;
+    /// Prepares a sequence of calls that [`Self::replay`] makes as one; runs nothing.
     ///
     /// # Errors
     /// When the machine refuses.
-    fn record(&mut self, launches: &[&KernelLaunch]) -> Result<usize>;
-    /// Makes the launches of a recording: no allocation, no waiting, one call.
+    fn record(&mut self, calls: &[&Call]) -> Result<usize>;
+    /// Makes the calls of a recording: no allocation, no waiting, one call.
     ///
     /// # Errors
     /// When the machine refuses; what goes wrong later is told by `sync` or `read`.
     fn replay(&mut self, recording: usize) -> Result<()>;
-    /// Makes launches, waits for them, and says how long the machine took.
+    /// Makes calls, waits for them, and says how long the machine took.
     ///
     /// # Errors
     /// When the machine or a launch failed.
-    fn time(&mut self, launches: &[&KernelLaunch]) -> Result<Duration> {
+    fn time(&mut self, calls: &[&Call]) -> Result<Duration> {
         self.sync()?;
         let started = Instant::now();
-        launches.iter().try_for_each(|launch| self.launch(launch))?;
+        calls.iter().try_for_each(|call| self.launch(call))?;
         self.sync()?;
         Ok(started.elapsed())
     }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fuse::{Fuse, Fused};
-use super::{Driver, KernelLaunch, KernelText, caps};
+use super::{Call, Driver, KernelLaunch, KernelText, Product, caps};
 use crate::backend::indices::Indices;
 use crate::backend::lower::{Caps, Context, Slice, lower, workspace_bytes};
 use crate::backend::{Executor, OpTime, Parameters, check_parameters};
 use crate::kernel::{Language, Variant};
+use crate::op::{MatMul, Op, Write};
 use crate::program::{Plan, Program};
 use crate::tensor::{Role, TensorId};
 use crate::{Error, ErrorKind, Result};
@@ -21,10 +22,10 @@ pub struct CudaExecutor<D> {
     program: Arc<Program>,
     plan: Plan,
     memory: Memory,
-    launches: Vec<KernelLaunch>,
-    /// First launch of each op, and the end.
+    calls: Vec<Call>,
+    /// First call of each op, and the end.
     first: Vec<usize>,
-    /// Rows of ops that have launches in common, in order.
+    /// Rows of ops that have calls in common, in order.
     fused: Vec<Fused>,
     /// Ranges of ops that were run before; a recording once they were run again.
     ranges: HashMap<Range<usize>, Option<usize>>,
@@ -88,8 +89,7 @@ impl Memory {
     /// Memory of a program; `lent` holds addresses of parameters that another one has, in order of the allocations here.
     fn new(driver: &mut impl Driver, program: &Program, plan: &Plan, lent: Option<Vec<u64>>) -> Result<Self> {
         let parameters = if lent.is_some() { Parameters::Borrowed } else { Parameters::Own };
-        let mut memory =
-            Memory { allocations: vec![], held_bytes: 0, parameters, tensors: vec![], workspaces: vec![] };
+        let mut memory = Memory { allocations: vec![], held_bytes: 0, parameters, tensors: vec![], workspaces: vec![] };
         let mut lent = lent.unwrap_or_default().into_iter();
         if driver.separates_tensors() {
             memory.apart(driver, program, plan, &mut lent)?;
@@ -180,6 +180,26 @@ impl Memory {
     fn address(&self, slice: &Slice) -> u64 {
         self.allocations[slice.buffer] + slice.offset as u64
     }
+    /// What a machine with products of its own is asked for.
+    fn product(&self, op: &MatMul, program: &Program) -> Product {
+        let MatMul { a, b, bias, out, m, n, k, trans_a, trans_b } = *op;
+        let address = |id: TensorId| self.address(&self.tensors[id.index()]);
+        let dtype = |id: TensorId| program.tensor(id).dtype;
+        Product {
+            a: address(a),
+            b: address(b),
+            bias: bias.map(|bias| (address(bias), dtype(bias))),
+            out: address(out.id),
+            m,
+            n,
+            k,
+            trans_a,
+            trans_b,
+            add: out.write == Write::Add,
+            operands: dtype(a),
+            result: dtype(out.id),
+        }
+    }
 }
 
 /// The plan that the executor follows; no machine has to be there.
@@ -201,10 +221,16 @@ impl<D: Driver> CudaExecutor<D> {
         let caps = Caps { fill: driver.fill(), ..caps(driver.capability()) };
         let indices = Indices::new(&program)?;
         let memory = Memory::new(&mut driver, &program, &plan, lent)?;
-        let (mut launches, mut first, mut kernels) = (vec![], vec![], Kernels::default());
+        let (mut calls, mut first, mut kernels) = (vec![], vec![], Kernels::default());
         for (op, step) in program.steps.iter().enumerate() {
             step.op.check(&program.tensors, program.scope(op))?;
-            first.push(launches.len());
+            first.push(calls.len());
+            if let Op::MatMul(product) = &step.op
+                && let Some(product) = driver.product(&memory.product(product, &program))
+            {
+                calls.push(Call::Product(product));
+                continue;
+            }
             let context = Context {
                 tensors: &program.tensors,
                 slice: &|id| memory.tensors[id.index()],
@@ -215,15 +241,21 @@ impl<D: Driver> CudaExecutor<D> {
             for launch in lower(&step.op, &context)? {
                 let kernel = kernels.load(&mut driver, &launch.variant)?;
                 let addresses = launch.buffers.iter().map(|slice| memory.address(slice)).collect();
-                launches.push(kernel.launch(launch.grid, launch.params, addresses));
+                calls.push(Call::Kernel(kernel.launch(launch.grid, launch.params, addresses)));
             }
         }
-        first.push(launches.len());
+        first.push(calls.len());
+        let (all, by_library) = (program.steps.iter(), calls.iter());
+        tracing::debug!(
+            "{} of {} products by a library",
+            by_library.filter(|call| matches!(call, Call::Product(_))).count(),
+            all.filter(|step| matches!(step.op, Op::MatMul(_))).count(),
+        );
         let address = |id: TensorId| memory.address(&memory.tensors[id.index()]);
         let mut fuse = Fuse { program: &program, driver: &mut driver, kernels: &mut kernels, address: &address };
         let fused = fuse.all()?;
         let (ranges, times) = (HashMap::new(), None);
-        Ok(CudaExecutor { driver, program, plan, memory, launches, first, fused, ranges, indices, times })
+        Ok(CudaExecutor { driver, program, plan, memory, calls, first, fused, ranges, indices, times })
     }
     /// The machine.
     pub fn driver(&self) -> &D {
@@ -246,44 +278,44 @@ impl<D: Driver> CudaExecutor<D> {
         }
         Ok(self.memory.address(&slice))
     }
-    /// The launches of one op.
-    fn launches_of(&self, op: usize) -> Vec<&KernelLaunch> {
-        self.launches[self.first[op]..self.first[op + 1]].iter().collect()
+    /// The calls of one op.
+    fn calls_of(&self, op: usize) -> &[Call] {
+        &self.calls[self.first[op]..self.first[op + 1]]
     }
-    /// The launches of a range of ops, each with its op (the first one of several).
-    fn launches(&self, ops: &Range<usize>) -> Vec<(usize, &KernelLaunch)> {
+    /// The calls of a range of ops, each with its op (the first one of several).
+    fn calls(&self, ops: &Range<usize>) -> Vec<(usize, &Call)> {
         let (mut all, mut op) = (vec![], ops.start);
         while op < ops.end {
             match self.fused.iter().find(|fused| fused.ops.start == op && fused.ops.end <= ops.end) {
                 Some(fused) => {
-                    all.extend(fused.launches.iter().map(|launch| (op, launch)));
+                    all.extend(fused.calls.iter().map(|call| (op, call)));
                     op = fused.ops.end;
                 }
                 None => {
-                    all.extend(self.launches_of(op).into_iter().map(|launch| (op, launch)));
+                    all.extend(self.calls_of(op).iter().map(|call| (op, call)));
                     op += 1;
                 }
             }
         }
         all
     }
-    /// Launches one by one.
+    /// Calls one by one.
     fn launch(&mut self, ops: &Range<usize>) -> Result<()> {
-        let all: Vec<_> = self.launches(ops).into_iter().map(|(op, launch)| (op, launch.clone())).collect();
-        for (op, launch) in all {
-            self.driver.launch(&launch).map_err(|error| placed(error, &self.program.place(op)))?;
+        let all: Vec<_> = self.calls(ops).into_iter().map(|(op, call)| (op, call.clone())).collect();
+        for (op, call) in all {
+            self.driver.launch(&call).map_err(|error| placed(error, &self.program.place(op)))?;
         }
         Ok(())
     }
     /// Measures op by op; what is launched for a whole row of ops counts for the first one.
     fn measure(&mut self, ops: Range<usize>) -> Result<()> {
-        let mut all: Vec<(usize, Vec<KernelLaunch>)> = ops.clone().map(|op| (op, vec![])).collect();
-        for (op, launch) in self.launches(&ops) {
-            all[op - ops.start].1.push(launch.clone());
+        let mut all: Vec<(usize, Vec<Call>)> = ops.clone().map(|op| (op, vec![])).collect();
+        for (op, call) in self.calls(&ops) {
+            all[op - ops.start].1.push(call.clone());
         }
-        for (op, launches) in all {
-            let launches: Vec<&KernelLaunch> = launches.iter().collect();
-            let time = if launches.is_empty() { Ok(Duration::ZERO) } else { self.driver.time(&launches) };
+        for (op, calls) in all {
+            let calls: Vec<&Call> = calls.iter().collect();
+            let time = if calls.is_empty() { Ok(Duration::ZERO) } else { self.driver.time(&calls) };
             let time = time.map_err(|error| placed(error, &self.program.place(op)))?;
             if let Some(times) = &mut self.times {
                 times[op].time += time;
@@ -297,8 +329,8 @@ impl<D: Driver> CudaExecutor<D> {
         let recording = match recording {
             Some(recording) => recording,
             None => {
-                let launches: Vec<KernelLaunch> = self.launches(&ops).into_iter().map(|(_, l)| l.clone()).collect();
-                let recording = self.driver.record(&launches.iter().collect::<Vec<_>>())?;
+                let calls: Vec<Call> = self.calls(&ops).into_iter().map(|(_, call)| call.clone()).collect();
+                let recording = self.driver.record(&calls.iter().collect::<Vec<_>>())?;
                 self.ranges.insert(ops, Some(recording));
                 recording
             }

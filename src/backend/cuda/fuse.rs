@@ -8,7 +8,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
 
 use super::executor::Kernels;
-use super::{Driver, KernelLaunch};
+use super::{Call, Driver};
 use crate::kernel::params::{self, Params, size};
 use crate::kernel::{Value, Variant};
 use crate::op::{Adam, Op, SquareNorm, Target, Write};
@@ -27,8 +27,8 @@ const NORM_PIECE: usize = 64 * WG as usize;
 pub struct Fused {
     /// They are neighbours.
     pub ops: Range<usize>,
-    /// Their launches.
-    pub launches: Vec<KernelLaunch>,
+    /// What is launched for them.
+    pub calls: Vec<Call>,
 }
 
 /// A tensor's line in the table of `adam_all`.
@@ -76,12 +76,12 @@ impl<D: Driver> Fuse<'_, D> {
         let norms = steps.iter().filter_map(|step| if let Op::SquareNorm(op) = &step.op { Some(op) } else { None });
         let adams = steps.iter().filter_map(|step| if let Op::Adam(op) = &step.op { Some(op) } else { None });
         let (norms, adams): (Vec<&SquareNorm>, Vec<&Adam>) = (norms.collect(), adams.collect());
-        let launches = match (norms.first(), adams.first()) {
+        let calls = match (norms.first(), adams.first()) {
             (Some(first), _) => self.square_norms(first.out, &norms)?,
             (_, Some(first)) => vec![self.adams(first, &adams)?],
             _ => vec![],
         };
-        Ok(Fused { ops, launches })
+        Ok(Fused { ops, calls })
     }
     fn len(&self, id: TensorId) -> usize {
         self.program.tensor(id).shape.len()
@@ -92,18 +92,12 @@ impl<D: Driver> Fuse<'_, D> {
         self.driver.write(address, bytes)?;
         Ok(address)
     }
-    fn launch(
-        &mut self,
-        variant: &Variant,
-        params: &impl Params,
-        blocks: u32,
-        addresses: Vec<u64>,
-    ) -> Result<KernelLaunch> {
+    fn launch(&mut self, variant: &Variant, params: &impl Params, blocks: u32, addresses: Vec<u64>) -> Result<Call> {
         let kernel = self.kernels.load(self.driver, variant)?;
-        Ok(kernel.launch([blocks, 1, 1], bytes_of(params).to_vec(), addresses))
+        Ok(Call::Kernel(kernel.launch([blocks, 1, 1], bytes_of(params).to_vec(), addresses)))
     }
 
-    fn adams(&mut self, first: &Adam, ops: &[&Adam]) -> Result<KernelLaunch> {
+    fn adams(&mut self, first: &Adam, ops: &[&Adam]) -> Result<Call> {
         let mut entries = vec![];
         for op in ops {
             let [param, grad, m, v] = [op.param, op.grad, op.m, op.v].map(|id| (self.address)(id));
@@ -121,7 +115,7 @@ impl<D: Driver> Fuse<'_, D> {
         self.launch(&variant, &params::AdamAll { pieces: blocks }, blocks, addresses)
     }
 
-    fn square_norms(&mut self, out: Target, ops: &[&SquareNorm]) -> Result<Vec<KernelLaunch>> {
+    fn square_norms(&mut self, out: Target, ops: &[&SquareNorm]) -> Result<Vec<Call>> {
         let mut entries = vec![];
         for op in ops {
             entries.push(NormEntry { x: (self.address)(op.x), n: size(self.len(op.x))?, nothing: 0 });

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `context` | the cards of this machine; context and compiled modules of each (feature `cuda`, by way of cudarc) |
 //! | `card` | a card as the executor's machine: memory, launches, recordings; `staging` for its uploads |
+//! | `cublaslt` | matrix products by NVIDIA's library, where it is found |
 //! | `driver` | what the executor needs of a machine: memory, modules, launches |
 //! | `module` | rendered text to a loaded kernel: block size and entry, read from the text itself |
 //! | `executor` | gives every tensor an address, prepares every launch once, then only launches |
@@ -16,6 +17,8 @@
 mod card;
 #[cfg(feature = "cuda")]
 mod context;
+#[cfg(feature = "cuda")]
+mod cublaslt;
 mod driver;
 mod executor;
 mod fuse;
@@ -27,7 +30,9 @@ mod staging;
 pub use card::Card;
 #[cfg(feature = "cuda")]
 pub use context::{CardInfo, cards, find, free_bytes};
-pub use driver::{Driver, KernelLaunch};
+#[cfg(feature = "cuda")]
+pub use cublaslt::products;
+pub use driver::{Call, Driver, KernelLaunch, Product};
 pub use executor::{CudaExecutor, plan};
 pub use module::KernelText;
 

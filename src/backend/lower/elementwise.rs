@@ -33,7 +33,7 @@ pub fn dropout(op: &Dropout, c: &Context) -> Result<Vec<Launch>> {
 pub fn activation(op: &Activation, c: &Context) -> Result<Vec<Launch>> {
     let (n, Drop { site, threshold, scale }) = (c.len(op.x), Drop::new(op.dropout)?);
     let variant = Variant::new("activation")
-        .name("dtype", c.dtype(op.x)?)
+        .name("dtype", c.element(op.x)?)
         .name("kind", kind(op.kind))
         .flag("dropout", op.dropout.is_some())
         .int("wg", WG);
@@ -45,7 +45,7 @@ pub fn activation(op: &Activation, c: &Context) -> Result<Vec<Launch>> {
 pub fn activation_grad(op: &ActivationGrad, c: &Context) -> Result<Vec<Launch>> {
     let (n, Drop { site, threshold, scale }) = (c.len(op.x), Drop::new(op.dropout)?);
     let variant = Variant::new("activation_grad")
-        .name("dtype", c.dtype(op.x)?)
+        .name("dtype", c.element(op.x)?)
         .name("kind", kind(op.kind))
         .flag("dropout", op.dropout.is_some())
         .int("wg", WG);

@@ -89,5 +89,5 @@ fn product(
 pub fn column_sum(op: &ColumnSum, c: &Context) -> Result<Vec<Launch>> {
     let n = c.len(op.out.id);
     let rows = c.len(op.x) / n.max(1);
-    column_sums(Columns { x: (c.slice)(op.x), weight: None, rows, n }, op.out, c)
+    column_sums(Columns { x: (c.slice)(op.x), weight: None, rows, n }, c.element(op.x)?, op.out, c)
 }

@@ -107,7 +107,8 @@ pub fn mix_rows_grad(op: &MixRowsGrad, c: &Context) -> Result<Vec<Launch>> {
     let mut launches = vec![];
     // First the sum: dx may be dout.
     if let Some(drow) = op.drow {
-        launches.extend(column_sums(Columns { x: (c.slice)(op.dout), weight: op.weight, rows: n / d, n: d }, drow, c)?);
+        let columns = Columns { x: (c.slice)(op.dout), weight: op.weight, rows: n / d, n: d };
+        launches.extend(column_sums(columns, c.dtype(op.dout)?, drow, c)?);
     }
     if let (Some(dx), Some(weight)) = (op.dx, op.weight) {
         let add = dx.write == Write::Add;
@@ -146,7 +147,7 @@ const BLOCK: usize = 64;
 /// A matrix whose columns are summed.
 #[derive(Clone, Copy)]
 pub struct Columns {
-    /// The matrix, of the program's type or f32 scratch.
+    /// The matrix.
     pub x: Slice, // [rows, n]
     /// Factor of each row.
     pub weight: Option<crate::tensor::TensorId>, // [rows]
@@ -171,15 +172,15 @@ pub const fn block_rows() -> usize {
 }
 
 /// `out[c] (=|+=) sum over r of weight[r] * x[r, c]`: in one launch, or block by block by way of the op's scratch.
-pub fn column_sums(columns: Columns, out: Target, c: &Context) -> Result<Vec<Launch>> {
-    let Columns { rows, n, .. } = columns; // of the type of `out`
+pub fn column_sums(columns: Columns, source: &'static str, out: Target, c: &Context) -> Result<Vec<Launch>> {
+    let Columns { rows, n, .. } = columns;
     let dtype = c.dtype(out.id)?;
     let add = out.write == Write::Add;
     if rows <= BLOCK {
-        return Ok(vec![column_sum_step(columns, dtype, (c.slice)(out.id), dtype, add, rows.max(1), c)?]);
+        return Ok(vec![column_sum_step(columns, source, (c.slice)(out.id), dtype, add, rows.max(1), c)?]);
     }
     let scratch = c.scratch(0, blocks(rows) * n)?;
-    let first = column_sum_step(columns, dtype, scratch, "f32", false, BLOCK, c)?;
+    let first = column_sum_step(columns, source, scratch, "f32", false, BLOCK, c)?;
     let sums = Columns { x: scratch, weight: None, rows: blocks(rows), n };
     let second = column_sum_step(sums, "f32", (c.slice)(out.id), dtype, add, blocks(rows), c)?;
     Ok(vec![first, second])

@@ -152,14 +152,15 @@ fn print_adapters() {
 /// NVIDIA cards that CUDA's driver knows.
 #[cfg(feature = "cuda")]
 fn print_cards() {
-    use crate::backend::cuda::cards;
+    use crate::backend::cuda::{cards, products};
     for (number, card) in cards().into_iter().flatten().enumerate() {
         let (device, (major, minor)) = (Device::Cuda(number).to_string(), card.capability);
-        let products = if major >= 8 { "products in f32 and bf16" } else { "products in f32" };
+        let types = if major >= 8 { "products in f32 and bf16" } else { "products in f32" };
         let ready =
-            Device::Cuda(number).resolve().map_or_else(|error| format!("not usable: {error}"), |_| products.to_owned());
+            Device::Cuda(number).resolve().map_or_else(|error| format!("not usable: {error}"), |_| types.to_owned());
         print(&format!("  {device:<8} {}, compute capability {major}.{minor}, {}", card.name, bytes(card.bytes)));
         print(&format!("           {} multiprocessors; {ready}", card.multiprocessors));
+        print(&format!("           products by {}", products().unwrap_or_else(|error| error.to_string())));
     }
     if let Err(error) = Device::Cuda(0).resolve() {
         print(&format!("  cuda:0   missing: {error}"));

@@ -62,6 +62,17 @@ impl Decoder {
             }
             "atom" | "red" => self.atomic(name, m, operands)?,
             "cp" => self.copy(m, operands)?,
+            "fence" if m.take("proxy") => {
+                if !m.take("async") {
+                    return Err(m.unknown());
+                }
+                if m.take("global") {
+                    Op::Fence
+                } else {
+                    m.take_any(&["shared::cta", "shared::cluster"]);
+                    Op::ProxyFence
+                }
+            }
             "membar" | "fence" => {
                 m.parts.clear();
                 Op::Fence

@@ -6,6 +6,7 @@ mod convert;
 mod half;
 mod memory;
 mod warp;
+mod wgmma;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -124,6 +125,7 @@ pub(crate) fn decode(file: &File, entry: &Entry, source: Arc<[String]>) -> Resul
         max_threads: entry.max_threads,
         required_threads: entry.required_threads,
         granule: 4,
+        products: false,
         source,
     };
     let mut decoder = Decoder {
@@ -277,6 +279,7 @@ impl Decoder {
                 Some(op) => Some(op),
                 None => match self.warp(name, m, operands)? {
                     Some(op) => Some(op),
+                    None if name == "wgmma" => Some(self.wgmma(m, operands)?),
                     None => self.arithmetic(name, m, operands)?,
                 },
             },

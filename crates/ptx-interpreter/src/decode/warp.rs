@@ -89,7 +89,7 @@ impl Decoder {
     fn sync(&self, m: &mut Modifiers) -> Result<()> {
         if m.take("sync") { Ok(()) } else { Err(m.unknown()) }
     }
-    fn aligned(&self, m: &mut Modifiers) -> Result<()> {
+    pub(super) fn aligned(&self, m: &mut Modifiers) -> Result<()> {
         if m.take("sync") && m.take("aligned") { Ok(()) } else { Err(m.unknown()) }
     }
     /// `d` or `d|p`.
@@ -130,7 +130,13 @@ impl Decoder {
         Ok(Op::Barrier { id: self.source(id, Type::U32)?, count, waits })
     }
 
-    fn registers(&mut self, operand: &Operand, kinds: Type, count: usize, written: bool) -> Result<Box<[Reg]>> {
+    pub(super) fn registers(
+        &mut self,
+        operand: &Operand,
+        kinds: Type,
+        count: usize,
+        written: bool,
+    ) -> Result<Box<[Reg]>> {
         let elements = self.elements(operand);
         if elements.len() != count {
             return self.wrong(format!("expected {count} registers, got {}", elements.len()));

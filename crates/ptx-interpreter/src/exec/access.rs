@@ -11,13 +11,13 @@ use crate::warp::{Copies, Copy, Warp};
 
 /// Where an address leads.
 #[derive(Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     Shared(usize),
     Global(usize, usize),
 }
 
 impl Block<'_, '_> {
-    fn me<'w>(&self, warp: &'w Warp, lane: usize, strong: bool) -> Me<'w> {
+    pub(super) fn me<'w>(&self, warp: &'w Warp, lane: usize, strong: bool) -> Me<'w> {
         Me {
             block: self.serial,
             first_block: self.launch.first_block,
@@ -31,7 +31,7 @@ impl Block<'_, '_> {
     }
 
     /// Checks alignment and bounds.
-    fn locate(&self, space: Space, lane: usize, address: u64, bytes: usize) -> Checked<Place> {
+    pub(super) fn locate(&self, space: Space, lane: usize, address: u64, bytes: usize) -> Checked<Place> {
         if !address.is_multiple_of(bytes as u64) {
             let message = format!("address {address:#x} is no multiple of the {bytes} bytes accessed");
             return Err(Fault::new(Rule::Misaligned, lane, message));
@@ -53,7 +53,7 @@ impl Block<'_, '_> {
         }
         Ok(Place::Shared(offset as usize))
     }
-    fn race(conflict: Option<Conflict>, lane: usize, writes: bool) -> Checked {
+    pub(super) fn race(conflict: Option<Conflict>, lane: usize, writes: bool) -> Checked {
         match conflict {
             None => Ok(()),
             Some(conflict) => Err(Fault::new(Rule::Race, lane, conflict.message(writes))),
@@ -88,6 +88,13 @@ impl Block<'_, '_> {
             Place::Shared(at) => {
                 if self.shared.in_flight(at, bytes) {
                     let message = "writes bytes that an asynchronous copy has not delivered yet: a wait is missing";
+                    return Err(Fault::new(Rule::Race, lane, message));
+                }
+                if let Some(line) = self.shadow.being_read(at, bytes) {
+                    let message = format!(
+                        "race: writes bytes that the wgmma.mma_async of line {line} may still read: wgmma.wait_group and a \
+                         barrier must come first"
+                    );
                     return Err(Fault::new(Rule::Race, lane, message));
                 }
                 self.shadow.write(at, bytes, &me)

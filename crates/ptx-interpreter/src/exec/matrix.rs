@@ -9,10 +9,7 @@ use crate::warp::Warp;
 
 impl Block<'_, '_> {
     pub(super) fn matrix(&mut self, warp: &mut Warp, op: &Op, mask: u32) -> Checked {
-        if mask != u32::MAX {
-            let message = format!("all 32 lanes must execute this together, but the lanes here are {mask:#010x}");
-            return Err(Fault::new(Rule::WrongMask, mask.trailing_zeros() as usize, message));
-        }
+        whole(mask)?;
         match op {
             Op::LdMatrix { d, address, transposed } => {
                 // Lane i gives the row i % 8 of matrix i / 8; lanes beyond the last matrix give nothing.
@@ -60,6 +57,15 @@ impl Block<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// All lanes of the warp are here.
+pub(super) fn whole(mask: u32) -> Checked {
+    if mask == u32::MAX {
+        return Ok(());
+    }
+    let message = format!("all 32 lanes must execute this together, but the lanes here are {mask:#010x}");
+    Err(Fault::new(Rule::WrongMask, mask.trailing_zeros() as usize, message))
 }
 
 /// 8x8 halves to lanes: lane l holds row l / 4, elements 2 (l % 4) and the next; transposed, of the transpose.

@@ -4,6 +4,7 @@ mod access;
 mod barrier;
 mod matrix;
 mod vote;
+mod wgmma;
 
 use crate::error::{Checked, Error, Fault, Finding, Result, Rule};
 use crate::kernel::{Address, Kernel, NONE, Op, Pred, Reg, Special};
@@ -13,6 +14,7 @@ use crate::report::{Count, Report};
 use crate::shadow::SharedShadow;
 use crate::warp::{State, Warp};
 use barrier::Barrier;
+use wgmma::Warpgroup;
 
 /// In which order blocks, warps and lanes take their turns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -66,6 +68,7 @@ pub(crate) struct Block<'l, 'a> {
     shadow: SharedShadow,
     barriers: [Barrier; 16],
     full_barriers: u32,
+    warpgroups: Vec<Warpgroup>,
     warps: Vec<Warp>,
     /// Where the current instruction is, for messages and counters.
     pc: usize,
@@ -81,9 +84,10 @@ impl<'l, 'a> Block<'l, 'a> {
             serial,
             position,
             shared: Region::new(bytes),
-            shadow: SharedShadow::new(bytes, launch.kernel.granule, count),
+            shadow: SharedShadow::new(bytes, launch.kernel.granule, count, launch.kernel.products),
             barriers: Default::default(),
             full_barriers: 0,
+            warpgroups: vec![],
             warps: vec![],
             pc: 0,
             line: 0,
@@ -153,6 +157,7 @@ impl<'l, 'a> Block<'l, 'a> {
                 return Err(self.finding(stuck, Fault { rule: Rule::Barrier, lane: 0, message }));
             }
         }
+        self.warpgroups_agree()?;
         self.launch.report.blocks += 1;
         self.launch.spare.append(&mut self.warps);
         Ok(())
@@ -198,6 +203,9 @@ impl<'l, 'a> Block<'l, 'a> {
             warp.pc += 1;
             if mask != 0 {
                 self.step(warp, &instr.op, mask)?;
+                if let Some(register) = warp.flights.clobbered {
+                    return Err(self.in_use(warp, register, "writes"));
+                }
             }
         }
         Ok(())
@@ -208,6 +216,9 @@ impl<'l, 'a> Block<'l, 'a> {
         let at = usize::from(register);
         let missing = mask & !warp.written[at];
         if missing != 0 {
+            if warp.flights.usage.get(at).is_some_and(|usage| usage.accumulating + usage.reading > 0) {
+                return Err(self.in_use(warp, register, "reads"));
+            }
             return Err(self.unwritten(&self.launch.kernel.registers[at], missing));
         }
         Ok(&warp.registers[at])
@@ -309,11 +320,20 @@ impl<'l, 'a> Block<'l, 'a> {
                 }
             }
             Op::Branch { target } => warp.branch(mask, *target),
-            Op::Exit => warp.exit(mask),
+            Op::Exit => {
+                if let Some(flight) = warp.flights.in_flight().next() {
+                    let message = format!("ends before wgmma.wait_group covers the product of line {}", flight.line);
+                    return Err(Fault::new(Rule::AsyncRegister, mask.trailing_zeros() as usize, message));
+                }
+                warp.exit(mask);
+            }
             Op::Fence => {}
             Op::ActiveMask { d } => self.set(warp, *d, mask, &[u64::from(mask); WARP]),
             Op::LoadParam { .. } | Op::Load { .. } | Op::Store { .. } | Op::Atomic { .. } => {
                 self.memory(warp, op, mask)?;
+            }
+            Op::Product(_) | Op::ProductFence | Op::ProductCommit | Op::ProductWait { .. } | Op::ProxyFence => {
+                self.warpgroup(warp, op, mask)?;
             }
             Op::CopyAsync { .. } | Op::CommitGroup | Op::WaitGroup { .. } | Op::WaitAll => self.copy(warp, op, mask)?,
             Op::Barrier { .. } | Op::WarpBarrier { .. } => self.barrier(warp, op, mask)?,

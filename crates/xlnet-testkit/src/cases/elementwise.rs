@@ -1,6 +1,7 @@
 //! Activations, dropout, position encoding.
 
 use xlnet::op::{Activation, ActivationGrad, ActivationKind, Dropout, PositionEncoding};
+use xlnet::tensor::DType;
 
 use super::SIZES;
 use crate::case::Case;
@@ -54,8 +55,38 @@ pub fn cases() -> Vec<Case> {
             s.push(ActivationGrad { x, dout, dx, kind, dropout: None })
         }));
     }
+    for dtype in [DType::Bf16, DType::F16] {
+        for n in [1, 59, 257, 4096] {
+            for (kind, rate, in_place) in
+                [(KINDS[0], 0.1, true), (KINDS[1], 0.5, false), (KINDS[2], 0.0, true), (KINDS[3], 0.0, false)]
+            {
+                halves(&mut cases, n, dtype, kind, (rate, in_place));
+            }
+        }
+    }
     positions(&mut cases);
     cases
+}
+
+/// Results are rounded once.
+fn halves(cases: &mut Vec<Case>, n: usize, dtype: DType, kind: ActivationKind, (rate, in_place): (f32, bool)) {
+    let once = |_: &str, unit: f64| 1.01 * unit;
+    let name = format!("{dtype} {n} {kind:?} rate {rate} in place {in_place}");
+    let forward = Case::new(format!("activation/{name}"), move |s| {
+        let stored = s.stored(dtype);
+        let x = s.sixteenths("x", [n], stored);
+        let out = if in_place { x } else { s.output_in("out", [n], stored) };
+        let dropout = s.dropout(rate);
+        s.push(Activation { x, out, kind, dropout })
+    });
+    let backward = Case::new(format!("activation_grad/{name}"), move |s| {
+        let stored = s.stored(dtype);
+        let (x, dout) = (s.sixteenths("x", [n], stored), s.sixteenths("dout", [n], stored));
+        let dx = if in_place { dout } else { s.output_in("dx", [n], stored) };
+        let dropout = s.dropout(rate);
+        s.push(ActivationGrad { x, dout, dx, kind, dropout })
+    });
+    cases.extend([forward, backward].map(|case| case.rounded(dtype, once)));
 }
 
 fn activations(cases: &mut Vec<Case>, n: usize, kind: ActivationKind, rate: f32, in_place: bool) {

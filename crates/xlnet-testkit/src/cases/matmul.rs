@@ -57,6 +57,12 @@ pub fn cases() -> Vec<Case> {
             });
             let alone = "one sum whose terms cancel is all there is to compare with";
             cases.push(if n == 1 { case.wider(25.0, alone) } else { case });
+            for dtype in [DType::Bf16, DType::F16] {
+                cases.push(Case::new(format!("column_sum/{dtype} {r}x{n} {write:?}"), move |s| {
+                    let (x, out) = (s.sixteenths("x", [r, n], dtype), s.target(write, "out", [n]));
+                    s.push(ColumnSum { x, out })
+                }));
+            }
         }
     }
     cases

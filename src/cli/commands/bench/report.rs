@@ -24,6 +24,8 @@ pub struct Report {
     pub name: String,
     /// Precision.
     pub dtype: &'static str,
+    /// Who computes matrix products.
+    pub products: String,
     /// What it can do at most.
     pub limits: Limits,
     /// Whole training steps.
@@ -113,17 +115,19 @@ impl Report {
     pub fn new(device: Device, bf16: bool, limits: Limits) -> Self {
         let dtype = if bf16 { "products of bf16" } else { "f32" };
         let (version, name) = (env!("CARGO_PKG_VERSION"), name(device));
-        Report { version, device: device.to_string(), name, dtype, limits, steps: vec![] }
+        let products = products(device);
+        Report { version, device: device.to_string(), name, dtype, products, limits, steps: vec![] }
     }
     /// The lines above the steps.
     pub fn head(&self) -> String {
         let Limits { flops, bytes, source } = &self.limits;
         format!(
-            "xlnet {} on {} ({}), {}\nlimits: {:.3} TFLOP/s, {:.1} GB/s: {source}\n\n{:<36} {:>10} {:>9} {:>9} {:>8} {:>11} {:>11}",
+            "xlnet {} on {} ({}), {}; matrix products by {}\nlimits: {:.3} TFLOP/s, {:.1} GB/s: {source}\n\n{:<36} {:>10} {:>9} {:>9} {:>8} {:>11} {:>11}",
             self.version,
             self.device,
             self.name,
             self.dtype,
+            self.products,
             flops / 1e12,
             bytes / 1e9,
             "training step",
@@ -202,5 +206,14 @@ fn name(device: Device) -> String {
             let model = model.map_or("processor", |(_, name)| name.trim());
             format!("{model}, {} threads", rayon::current_num_threads())
         }
+    }
+}
+
+/// Who computes matrix products on a device.
+fn products(device: Device) -> String {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => crate::backend::cuda::products().unwrap_or_else(|error| error.to_string()),
+        _ => "our kernels".into(),
     }
 }
