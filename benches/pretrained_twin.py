@@ -24,7 +24,7 @@ SIZES = "--n_layer 3 --d_model 128 --n_head 4 --d_head 32 --d_inner 512 --ff_act
 RECORDS = "--bsz_per_host 16 --seq_len 128 --reuse_len 64 --bi_data --num_predict 21 --uncased"
 PRETRAIN = """--train_steps 550 --save_steps 550 --min_lr_ratio 0.4 --learning_rate 1e-3 --warmup_steps 100 --adam_epsilon 1e-6 --mem_len 64
     --perm_size 64 --dropout 0.1 --dropatt 0.1 --init_std 0.05 --iterations 50 --seed 1"""
-FINETUNE = """--task_name ner --max_seq_length 48 --train_batch_size 32 --train_steps 100 --save_steps 20 --learning_rate 1e-3
+FINETUNE = """--task_name ner --max_seq_length 48 --train_batch_size 32 --train_steps 80 --save_steps 20 --learning_rate 1e-3
     --warmup_steps 10 --adam_epsilon 1e-6 --init_std 0.05 --iterations 20 --uncased"""
 
 
