@@ -23,7 +23,7 @@ fn rows(c: &mut Criterion) {
         b.iter(|| {
             vector::vectorize(
                 #[inline(always)]
-                || keep.row([1, 2, 3], 1.1, &mut y),
+                || keep.row([1, 2, 3], 0, 1.1, &mut y),
             )
         });
     });
@@ -147,6 +147,7 @@ fn attention(c: &mut Criterion) {
         let (r, bias) = (numbers(sizes.positions() * hd), numbers(2 * hd));
         let ids: Vec<i32> = (0..batch * rows).map(|i| (i / 50 % 2) as i32).collect();
         let padding: Vec<i32> = (0..batch * rows).map(|i| i32::from(i % rows < 9)).collect();
+        let batch_rows: Vec<u32> = (0..batch as u32).collect();
         let inputs = Inputs {
             content: Some(&x),
             query: (query_rows > 0).then_some(Query { q: &g, positions: &positions }),
@@ -160,6 +161,7 @@ fn attention(c: &mut Criterion) {
             scale: 0.125,
             dropout: Some(Dropout {
                 keep: Keep::new([1, 2], 0.1).expect("a valid rate"),
+                batch_rows: &batch_rows,
                 content_site: 1,
                 query_site: 2,
             }),

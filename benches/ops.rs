@@ -22,8 +22,9 @@ const HEADS: usize = 12;
 const HEAD_DIM: usize = 64;
 const VOCABULARY: usize = 32_000;
 
-fn dropout(b: &mut Builder, site: u32) -> DropoutSite {
-    DropoutSite { key: b.tensor("key", [2], DType::U32, Role::Input), site, rate: 0.1 }
+/// Dropout of `batch` rows of `lead` rows each.
+fn dropout(b: &mut Builder, batch: usize, lead: usize) -> DropoutSite {
+    DropoutSite { key: b.tensor("key", [KEY_LEN + batch], DType::U32, Role::Input), site: 0, rate: 0.1, lead }
 }
 
 fn ids(b: &mut Builder, name: &str, len: usize) -> TensorId {
@@ -61,7 +62,7 @@ fn attention(b: &mut Builder, batch: usize, length: usize) -> RelAttention {
         causal: false,
         same_length: false,
         scale: 0.125,
-        dropout: Some(dropout(b, 0)),
+        dropout: Some(dropout(b, batch, 0)),
         out: Some(b.input("out", [batch * length, hd])),
         lse: Some(b.input("lse", [batch * HEADS * length])),
         batch,
@@ -142,7 +143,7 @@ const CASES: &[Case] = &[
     }),
     ("dropout 1024x768", |b| {
         let (x, out) = (b.input("x", [ROWS, WIDTH]), b.output("out", [ROWS, WIDTH]));
-        Dropout { x, out, dropout: dropout(b, 0) }.into()
+        Dropout { x, out, dropout: dropout(b, 8, ROWS / 8) }.into()
     }),
     ("matmul 1024x768x3072", |b| matmul(b, [ROWS, INNER, WIDTH], [false, false])),
     ("matmul 3072x768x1024, a transposed", |b| matmul(b, [INNER, WIDTH, ROWS], [true, false])),
@@ -155,23 +156,37 @@ const CASES: &[Case] = &[
         let (gamma, beta, out) = (b.param("gamma", [WIDTH]), b.param("beta", [WIDTH]), b.output("out", [ROWS, WIDTH]));
         let sum = Some(b.output("sum", [ROWS, WIDTH]));
         let [mean, rstd] = ["mean", "rstd"].map(|name| Some(b.output(name, [ROWS])));
-        LayerNorm { x, residual, dropout: Some(dropout(b, 0)), gamma, beta, out, sum, mean, rstd, eps: 1e-12 }.into()
+        LayerNorm {
+            x,
+            residual,
+            dropout: Some(dropout(b, 8, ROWS / 8)),
+            gamma,
+            beta,
+            out,
+            rounded: None,
+            sum,
+            mean,
+            rstd,
+            eps: 1e-12,
+        }
+        .into()
     }),
     ("layer_norm_grad 1024x768", |b| {
         let (dout, sum) = (b.input("dout", [ROWS, WIDTH]), b.input("sum", [ROWS, WIDTH]));
         let (mean, rstd, gamma) = (b.input("mean", [ROWS]), b.input("rstd", [ROWS]), b.param("gamma", [WIDTH]));
         let (dsum, dx) = (b.output("dsum", [ROWS, WIDTH]), Some(b.output("dx", [ROWS, WIDTH])));
         let [dgamma, dbeta] = ["dgamma", "dbeta"].map(|name| Some(Target::set(b.output(name, [WIDTH]))));
-        LayerNormGrad { dout, sum, mean, rstd, gamma, dsum, dx, dropout: Some(dropout(b, 0)), dgamma, dbeta }.into()
+        LayerNormGrad { dout, sum, mean, rstd, gamma, dsum, dx, dropout: Some(dropout(b, 8, ROWS / 8)), dgamma, dbeta }
+            .into()
     }),
     ("activation gelu 1024x3072", |b| {
         let (x, out) = (b.input("x", [ROWS, INNER]), b.output("out", [ROWS, INNER]));
-        Activation { x, out, kind: ActivationKind::GeluTanh, dropout: Some(dropout(b, 0)) }.into()
+        Activation { x, out, kind: ActivationKind::GeluTanh, dropout: Some(dropout(b, 8, ROWS / 8)) }.into()
     }),
     ("activation_grad gelu 1024x3072", |b| {
         let (x, dout, dx) =
             (b.input("x", [ROWS, INNER]), b.input("dout", [ROWS, INNER]), b.output("dx", [ROWS, INNER]));
-        ActivationGrad { x, dout, dx, kind: ActivationKind::GeluTanh, dropout: Some(dropout(b, 0)) }.into()
+        ActivationGrad { x, dout, dx, kind: ActivationKind::GeluTanh, dropout: Some(dropout(b, 8, ROWS / 8)) }.into()
     }),
     ("rel_attention 8x128, memory 128", |b| attention(b, 8, 128).into()),
     ("rel_attention_grad 8x128, memory 128", |b| attention_grad(b, 8, 128)),

@@ -1,31 +1,35 @@
 //# computes   dx = f'(x) * dropout_mask * dout
-//# parallel   an invocation owns 8 consecutive elements, those of one Philox block
+//# parallel   an invocation owns 8 consecutive elements of a row, those of one Philox block
 //# keys       dtype = f32|f16, kind = gelu_tanh|gelu_erf|relu|tanh, dropout = flag, wg = 64
 //# buffers    x, dout, key, dx
-//# launch     flat, ceil(n / (8 wg)) work groups
+//# launch     flat, ceil(R ceil(d / 8) / wg) work groups
 //# numerics   f32 inside
-//# history    1: first version
+//# history    1: first version; 2: dropout by row of the whole batch
 //% include "lib/dtype.wgsl"
 
 struct Params {
-  n: u32,         // elements
+  rows: u32,      // R
+  d: u32,         // row length
   site: u32,      // number of the dropout place
   threshold: u32, // 16 bits below this drop an element
   scale: f32,     // factor of kept elements
+  lead: u32,      // rows of a batch row in the first part
+  tail: u32,      // rows of a batch row in the second part
+  split: u32,     // rows of the first part
 }
 struct At { x: u32, dout: u32, key: u32, dx: u32 }
 @group(1) @binding(0) var<uniform> p: Params;
 @group(1) @binding(1) var<uniform> at: At;
-@group(0) @binding(0) var<storage, read_write> x: array<T>;     // [n]
-@group(0) @binding(1) var<storage, read_write> dout: array<T>;  // [n]
+@group(0) @binding(0) var<storage, read_write> x: array<T>;     // [R, d]
+@group(0) @binding(1) var<storage, read_write> dout: array<T>;  // [R, d]
 //% if dropout
-@group(0) @binding(2) var<storage, read_write> key: array<u32>; // [2]
+@group(0) @binding(2) var<storage, read_write> key: array<u32>; // [2 + B]
 //% endif
-@group(0) @binding(3) var<storage, read_write> dx: array<T>;    // [n]
+@group(0) @binding(3) var<storage, read_write> dx: array<T>;    // [R, d]
 
 //% include "lib/flat.wgsl"
 //% if dropout
-//% include "lib/dropout.wgsl"
+//% include "lib/dropout_rows.wgsl"
 //% endif
 //% if kind != "relu"
 //% include "lib/math.wgsl"
@@ -54,16 +58,19 @@ fn activation_grad(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let block = flat_group(group, groups) * ${wg}u + lane;
-  if block * 8u >= p.n {
+  let item = flat_group(group, groups) * ${wg}u + lane;
+  let blocks = (p.d + 7u) / 8u;
+  let r = item / blocks;
+  let block = item % blocks;
+  if r >= p.rows {
     return;
   }
 //% if dropout
-  let words = element_block(block, p.site, vec2u(key[at.key], key[at.key + 1u]));
+  let words = row_block(block, place_of(r));
 //% endif
-  let end = min(8u, p.n - block * 8u);
+  let end = min(8u, p.d - block * 8u);
   for (var e = 0u; e < end; e++) {
-    let i = block * 8u + e;
+    let i = r * p.d + block * 8u + e;
     var d = slope(f32(x[at.x + i])) * f32(dout[at.dout + i]);
 //% if dropout
     d *= select(0.0, p.scale, keeps(words, e, p.threshold));

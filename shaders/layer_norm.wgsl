@@ -4,7 +4,7 @@
 //# buffers    x, residual, key, gamma, beta, out, sum, mean, rstd
 //# launch     flat, R work groups
 //# numerics   two passes (mean, then variance) in f32, sums over the work group: deterministic
-//# history    1: first version
+//# history    1: first version; 2: dropout by row of the whole batch
 //% include "lib/dtype.wgsl"
 
 struct Params {
@@ -15,6 +15,9 @@ struct Params {
   threshold: u32, // 16 bits below this drop an element
   scale: f32,     // factor of kept elements
   statistics: u32, // 1: write mean, 2: write rstd
+  lead: u32,      // rows of a batch row in the first part
+  tail: u32,      // rows of a batch row in the second part
+  split: u32,     // rows of the first part
 }
 struct At { x: u32, residual: u32, key: u32, gamma: u32, beta: u32, out: u32, sum: u32, mean: u32, rstd: u32 }
 @group(1) @binding(0) var<uniform> p: Params;
@@ -24,7 +27,7 @@ struct At { x: u32, residual: u32, key: u32, gamma: u32, beta: u32, out: u32, su
 @group(0) @binding(1) var<storage, read_write> residual: array<T>; // [R, d]
 //% endif
 //% if dropout
-@group(0) @binding(2) var<storage, read_write> key: array<u32>;    // [2]
+@group(0) @binding(2) var<storage, read_write> key: array<u32>;    // [2 + B]
 //% endif
 @group(0) @binding(3) var<storage, read_write> gamma: array<T>;    // [d]
 @group(0) @binding(4) var<storage, read_write> beta: array<T>;     // [d]
@@ -38,7 +41,7 @@ struct At { x: u32, residual: u32, key: u32, gamma: u32, beta: u32, out: u32, su
 //% include "lib/flat.wgsl"
 //% include "lib/reduce.wgsl"
 //% if dropout
-//% include "lib/dropout.wgsl"
+//% include "lib/dropout_rows.wgsl"
 //% endif
 //% set kept_at = "sum[at.sum + " if kept else "out[at.out + "
 //% set step = 8 if dropout else 1
@@ -56,9 +59,8 @@ fn layer_norm(
   }
   let row = r * p.d;
 //% if dropout
-  let keys = vec2u(key[at.key], key[at.key + 1u]);
-  var block = row / 8u;
-  var words = element_block(block, p.site, keys);
+  let place = place_of(r);
+  var words = vec4u();
 //% endif
   // An invocation owns runs of ${step} columns in every pass; the sums wait in memory that only it touches.
   var total = 0.0;
@@ -67,11 +69,10 @@ fn layer_norm(
       let i = row + c;
       var s = f32(x[at.x + i]);
 //% if dropout
-      if i / 8u != block {
-        block = i / 8u;
-        words = element_block(block, p.site, keys);
+      if c % 8u == 0u {
+        words = row_block(c / 8u, place);
       }
-      s *= select(0.0, p.scale, keeps(words, i % 8u, p.threshold));
+      s *= select(0.0, p.scale, keeps(words, c % 8u, p.threshold));
 //% endif
 //% if residual
       s += f32(residual[at.residual + i]);

@@ -4,7 +4,7 @@
 //# buffers    dout, sum, mean, rstd, gamma, dsum, key, dx
 //# launch     flat, R work groups
 //# numerics   sums in f32 over the work group: deterministic
-//# history    1: first version
+//# history    1: first version; 2: dropout by row of the whole batch
 //% include "lib/dtype.wgsl"
 
 struct Params {
@@ -13,6 +13,9 @@ struct Params {
   site: u32,      // number of the dropout place
   threshold: u32, // 16 bits below this drop an element
   scale: f32,     // factor of kept elements
+  lead: u32,      // rows of a batch row in the first part
+  tail: u32,      // rows of a batch row in the second part
+  split: u32,     // rows of the first part
 }
 struct At { dout: u32, sum: u32, mean: u32, rstd: u32, gamma: u32, dsum: u32, key: u32, dx: u32 }
 @group(1) @binding(0) var<uniform> p: Params;
@@ -24,14 +27,14 @@ struct At { dout: u32, sum: u32, mean: u32, rstd: u32, gamma: u32, dsum: u32, ke
 @group(0) @binding(4) var<storage, read_write> gamma: array<T>; // [d]
 @group(0) @binding(5) var<storage, read_write> dsum: array<T>;  // [R, d]
 //% if dropout
-@group(0) @binding(6) var<storage, read_write> key: array<u32>; // [2]
+@group(0) @binding(6) var<storage, read_write> key: array<u32>; // [2 + B]
 @group(0) @binding(7) var<storage, read_write> dx: array<T>;    // [R, d]
 //% endif
 
 //% include "lib/flat.wgsl"
 //% include "lib/reduce.wgsl"
 //% if dropout
-//% include "lib/dropout.wgsl"
+//% include "lib/dropout_rows.wgsl"
 //% endif
 //% set step = 8 if dropout else 1
 
@@ -62,9 +65,8 @@ fn layer_norm_grad(
   let mean_g = group_sum(total, lanes) / f32(p.d);
   let mean_gn = group_sum(product, lanes) / f32(p.d);
 //% if dropout
-  let keys = vec2u(key[at.key], key[at.key + 1u]);
-  var block = row / 8u;
-  var words = element_block(block, p.site, keys);
+  let place = place_of(r);
+  var words = vec4u();
 //% endif
   for (var first = lane * ${step}u; first < p.d; first += ${wg * step}u) {
     for (var c = first; c < min(first + ${step}u, p.d); c++) {
@@ -74,11 +76,10 @@ fn layer_norm_grad(
       let d = deviation * (g - mean_g - normed * mean_gn);
       dsum[at.dsum + i] = T(d);
 //% if dropout
-      if i / 8u != block {
-        block = i / 8u;
-        words = element_block(block, p.site, keys);
+      if c % 8u == 0u {
+        words = row_block(c / 8u, place);
       }
-      dx[at.dx + i] = T(d * select(0.0, p.scale, keeps(words, i % 8u, p.threshold)));
+      dx[at.dx + i] = T(d * select(0.0, p.scale, keeps(words, c % 8u, p.threshold)));
 //% endif
     }
   }

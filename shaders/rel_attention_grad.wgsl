@@ -27,7 +27,7 @@ alias Memory = T;
 @group(0) @binding(4) var<storage, read_write> w_bias: array<Memory>; // [H, D]
 @group(0) @binding(5) var<storage, read_write> r_bias: array<Memory>; // [H, D]
 //% endif
-@group(0) @binding(6) var<storage, read_write> key: array<u32>;       // [2]
+@group(0) @binding(6) var<storage, read_write> key: array<u32>;       // [2 + B]
 @group(0) @binding(7) var<storage, read_write> dout: array<Memory>;   // [B, rows, H, D]
 @group(0) @binding(8) var<storage, read_write> lse: array<f32>;       // [B, H, rows]
 @group(0) @binding(9) var<storage, read_write> work: array<u32>;

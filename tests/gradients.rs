@@ -266,21 +266,33 @@ fn recomputed_layers_change_no_bit() {
     assert_eq!(run(Recompute::None), run(Recompute::Layer));
 }
 
-/// Micro-batches have dropout keys of their own, so the comparison with the big batch is without dropout.
+/// Dropout is drawn by row of the whole batch, so that micro-batches drop what the big batch drops.
 #[test]
 fn micro_batches_add_up_to_the_big_batch() {
-    let run = |accumulate: usize| {
-        let transformer =
-            TransformerOptions { batch: ROWS / accumulate, dropout: 0.0, dropatt: 0.0, bi_data: true, ..pretraining() };
-        let objective = Objective::LanguageModel;
-        outcome(session(&config(GELU, true), transformer, objective, accumulate, Device::Cpu).expect("a session"))
-    };
-    let (loss, tensors) = run(1);
-    for accumulate in [2, 4] {
-        let (other_loss, others) = run(accumulate);
-        assert!((loss - other_loss).abs() < 1e-13);
-        for (a, b) in tensors.iter().flatten().zip(others.iter().flatten()) {
-            assert!((a - b).abs() < 1e-12, "{a} {b}");
+    let language = Objective::LanguageModel;
+    let summary = SummaryOptions { kind: SummaryType::Last, projection: true };
+    let classes = Objective::Classification { classes: 3, summary };
+    for position_dropout in [PositionDropout::Shared, PositionDropout::PerRow] {
+        for (objective, options) in [(language, pretraining()), (classes, finetuning())] {
+            let run = |accumulate: usize, rate: f32| {
+                let bi_data = objective == language;
+                let (batch, dropout) = (ROWS / accumulate, rate);
+                let transformer =
+                    TransformerOptions { batch, dropout, bi_data, position_dropout, dropatt: rate, ..options.clone() };
+                outcome(
+                    session(&config(GELU, true), transformer, objective, accumulate, Device::Cpu).expect("a session"),
+                )
+            };
+            let (loss, tensors) = run(1, 0.2);
+            assert!((loss - run(1, 0.0).0).abs() > 1e-6, "dropout drops nothing");
+            for accumulate in [2, 4] {
+                let (other_loss, others) = run(accumulate, 0.2);
+                let what = format!("{position_dropout:?}, {objective:?} in {accumulate}: {loss} {other_loss}");
+                assert!((loss - other_loss).abs() < 1e-13, "{what}");
+                for (a, b) in tensors.iter().flatten().zip(others.iter().flatten()) {
+                    assert!((a - b).abs() < 1e-12, "{a} {b}");
+                }
+            }
         }
     }
 }

@@ -18,8 +18,3 @@ fn philox(start: vec4u, start_key: vec2u) -> vec4u {
 fn keeps(words: vec4u, e: u32, threshold: u32) -> bool {
   return ((words[e / 2u] >> (16u * (e % 2u))) & 0xffffu) >= threshold;
 }
-
-// Block of the plain elements 8 i to 8 i + 7 of a tensor.
-fn element_block(i: u32, site: u32, key: vec2u) -> vec4u {
-  return philox(vec4u(i, 0u, 0u, site), key);
-}

@@ -136,7 +136,7 @@ fn exist(j0: u32, x: u32) -> vec4<bool> {
 // Draws the decisions of dropout of a tile; a barrier must follow.
 fn draw(b: u32, h: u32, m0: u32, j0: u32, lane: u32) {
   for (var e = lane; e < 128u; e += 64u) {
-    let block = vec4u(j0 / 8u + e % 4u, m0 + e / 4u, b * p.heads + h, p.site);
+    let block = vec4u(j0 / 8u + e % 4u, m0 + e / 4u, key[at.key + 2u + b] * p.heads + h, p.site);
     let words = philox(block, vec2u(key[at.key], key[at.key + 1u]));
     var bits = 0u;
     for (var i = 0u; i < 8u; i++) {

@@ -147,6 +147,10 @@ pub fn workspace_bytes(language: Language, op: &Op, program: &Program) -> usize 
             });
             loss::square_norm_workspace(all.sum())
         }
+        Op::MatMul(op) if language == Language::Ptx => {
+            let [operands, result] = [op.a, op.out.id].map(|id| program.tensor(id).dtype);
+            matmul::workspace(op, operands, result)
+        }
         Op::RelAttention(op) => rel_attention::forward_workspace(language, op, is_half(op.k)),
         Op::RelAttentionGrad(op) => rel_attention::backward_workspace(language, op, is_half(op.forward.k)),
         _ => 0,

@@ -14,6 +14,7 @@ macro_rules! files {
 /// File name within `shaders/` and content.
 const SHADERS: &[(&str, &str)] = files! { "shaders":
     "lib/dropout.wgsl"
+    "lib/dropout_rows.wgsl"
     "lib/dtype.wgsl"
     "lib/flat.wgsl"
     "lib/math.wgsl"

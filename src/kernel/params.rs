@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::op::philox::Keep;
+use crate::op::philox::{Keep, Place};
 use crate::op::{self, DropoutSite};
 use crate::{Error, Result};
 
@@ -82,38 +82,24 @@ params! {
         /// Rows of the table.
         rows: u32,
     }
-    /// Of `dropout`.
-    "dropout" Dropout {
-        /// Elements.
-        n: u32,
+    /// Of `dropout` and the activations. Without dropout all elements are one row.
+    "dropout" "activation" "activation_grad" Elements {
+        /// Rows.
+        rows: u32,
+        /// Row length.
+        d: u32,
         /// Number of the dropout place.
         site: u32,
         /// Elements whose 16 random bits are below this are dropped.
         threshold: u32,
         /// Factor of kept elements.
         scale: f32,
-    }
-    /// Of `activation`.
-    "activation" Activation {
-        /// Elements.
-        n: u32,
-        /// Number of the dropout place.
-        site: u32,
-        /// Elements whose 16 random bits are below this are dropped.
-        threshold: u32,
-        /// Factor of kept elements.
-        scale: f32,
-    }
-    /// Of `activation_grad`.
-    "activation_grad" ActivationGrad {
-        /// Elements.
-        n: u32,
-        /// Number of the dropout place.
-        site: u32,
-        /// Elements whose 16 random bits are below this are dropped.
-        threshold: u32,
-        /// Factor of kept elements.
-        scale: f32,
+        /// Rows of a batch row in the first part.
+        lead: u32,
+        /// Rows of a batch row in the second part.
+        tail: u32,
+        /// Rows of the first part.
+        split: u32,
     }
     /// Of `adam`.
     "adam" Adam {
@@ -185,6 +171,12 @@ params! {
         scale: f32,
         /// 1: write mean; 2: write rstd.
         statistics: u32,
+        /// Rows of a batch row in the first part.
+        lead: u32,
+        /// Rows of a batch row in the second part.
+        tail: u32,
+        /// Rows of the first part.
+        split: u32,
     }
     /// Of `layer_norm_grad`.
     "layer_norm_grad" LayerNormGrad {
@@ -198,6 +190,12 @@ params! {
         threshold: u32,
         /// Factor of kept elements.
         scale: f32,
+        /// Rows of a batch row in the first part.
+        lead: u32,
+        /// Rows of a batch row in the second part.
+        tail: u32,
+        /// Rows of the first part.
+        split: u32,
     }
     /// Of `layer_norm_grad_columns`.
     "layer_norm_grad_columns" LayerNormGradColumns {
@@ -209,13 +207,24 @@ params! {
         block: u32,
     }
     /// Of `matmul`.
-    "matmul" "matmul_cooperative" "matmul_half" Matmul {
+    "matmul" "matmul_cooperative" Matmul {
         /// Rows of the result.
         m: u32,
         /// Columns of the result.
         n: u32,
         /// Summed dimension.
         k: u32,
+    }
+    /// Of `matmul_half`.
+    "matmul_half" MatmulHalf {
+        /// Rows of the result.
+        m: u32,
+        /// Columns of the result.
+        n: u32,
+        /// Summed dimension.
+        k: u32,
+        /// Elements of it that a block sums, a multiple of 32.
+        part: u32,
     }
     /// Of `mix_rows`.
     "mix_rows" MixRows {
@@ -398,7 +407,7 @@ params! {
     }
 }
 
-/// Site, threshold and scale of a dropout place; zeros without dropout.
+/// Constants of a dropout place; zeros without dropout.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Drop {
     /// Number of the place.
@@ -407,17 +416,34 @@ pub struct Drop {
     pub threshold: u32,
     /// Factor of kept elements.
     pub scale: f32,
+    /// Rows of a batch row in the first part.
+    pub lead: u32,
+    /// Rows of a batch row in the second part.
+    pub tail: u32,
+    /// Rows of the first part.
+    pub split: u32,
 }
 
 impl Drop {
-    /// Constants of `site`.
+    /// Constants of a site of attention, which knows its rows.
     ///
     /// # Errors
     /// When the rate is not in `[0, 1)`.
-    pub fn new(site: Option<DropoutSite>) -> Result<Self> {
+    pub fn of_attention(site: Option<DropoutSite>) -> Result<Self> {
         let Some(site) = site else { return Ok(Drop::default()) };
         let keep = Keep::new([0, 0], f64::from(site.rate))?;
-        Ok(Drop { site: site.site, threshold: keep.threshold(), scale: keep.scale() as f32 })
+        Ok(Drop { site: site.site, threshold: keep.threshold(), scale: keep.scale() as f32, ..Drop::default() })
+    }
+    /// Constants of a site of a tensor of `rows` rows, with a key of `key_len` words.
+    ///
+    /// # Errors
+    /// When the rate is not in `[0, 1)`, or the rows are no multiple of those of the batch.
+    pub fn new(site: Option<DropoutSite>, rows: usize, key_len: usize) -> Result<Self> {
+        let Some(DropoutSite { lead, .. }) = site else { return Ok(Drop::default()) };
+        let place = Place::new(rows, DropoutSite::batch(key_len), lead)
+            .ok_or_else(|| Error::shape("dropout", "rows", format!("{lead} or more for each batch row"), rows))?;
+        let (tail, split) = (size(place.tail)?, size(place.split)?);
+        Ok(Drop { lead: size(lead)?, tail, split, ..Drop::of_attention(site)? })
     }
 }
 

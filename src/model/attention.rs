@@ -1,11 +1,12 @@
 //! Relative two-stream attention with its projections, residual and norm.
 
 use super::memory::copy_positions;
+use super::norm;
 use super::transformer::{MaskKind, Transformer, accumulate, site};
 use crate::Result;
 use crate::op::{
-    CopyBlocks, DropoutSite, Groups, HALF_HEAD_DIM, LayerNorm, LayerNormGrad, Mask, QueryStream, QueryStreamGrad,
-    RelAttention, RelAttentionGrad, RelativeTerms, RelativeTermsGrad, SegmentTerms, SegmentTermsGrad, Target, Write,
+    CopyBlocks, DropoutSite, Groups, HALF_HEAD_DIM, Mask, QueryStream, QueryStreamGrad, RelAttention, RelAttentionGrad,
+    RelativeTerms, RelativeTermsGrad, SegmentTerms, SegmentTermsGrad, Target, Write,
 };
 use crate::program::Builder;
 use crate::tensor::{DType, TensorId};
@@ -13,11 +14,9 @@ use crate::tensor::{DType, TensorId};
 /// What the backward pass needs.
 pub(super) struct Saved {
     op: RelAttention,
-    q: TensorId,          // [R', N*D]
-    heads: TensorId,      // [R', N*D]
-    sum: TensorId,        // [R', d]
-    mean: TensorId,       // [R']
-    rstd: TensorId,       // [R']
+    q: TensorId,     // [R', N*D]
+    heads: TensorId, // [R', N*D]
+    norm: norm::Saved,
     rows: (usize, usize), // first row of x that is a query row of this layer, number of them
 }
 
@@ -87,7 +86,7 @@ pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: Tenso
         causal: o.attention == super::AttentionType::Uni,
         same_length: o.attention == super::AttentionType::Uni && o.same_length,
         scale: 1.0 / (c.d_head as f32).sqrt(),
-        dropout: net.dropout(site::layer(layer, site::CONTENT_PROBABILITIES), o.dropatt),
+        dropout: net.dropout_of(site::layer(layer, site::CONTENT_PROBABILITIES), o.dropatt, o.length),
         out,
         lse,
         batch: o.batch,
@@ -100,29 +99,15 @@ pub(super) fn forward(b: &mut Builder, net: &Transformer, layer: usize, x: Tenso
     };
     b.push(op.clone())?;
 
-    let sum = p.o.forward(b, "attention_sum", heads)?; // [R', d]
-    let (out, mean, rstd) = (
-        b.activation("attention_out", b.shape(sum)),
-        b.activation("attention_mean", [rows.1]),
-        b.activation("attention_rstd", [rows.1]),
-    );
-    b.push(LayerNorm {
-        x: sum,
-        residual: Some(residual),
-        dropout: residual_dropout(net, layer),
-        gamma: p.attention_norm.gamma,
-        beta: p.attention_norm.beta,
-        out,
-        sum: Some(sum),
-        mean: Some(mean),
-        rstd: Some(rstd),
-        eps: o.layer_norm_eps,
-    })?;
-    Ok((out, Saved { op, q, heads, sum, mean, rstd, rows }))
+    let products = b.products();
+    let branch = p.o.forward_in(b, "attention_sum", heads, products)?; // [R', d]
+    let dropout = residual_dropout(net, layer);
+    let (out, norm) = norm::forward(b, net, "attention", (branch, residual), p.attention_norm, dropout)?;
+    Ok((out, Saved { op, q, heads, norm, rows }))
 }
 
 fn residual_dropout(net: &Transformer, layer: usize) -> Option<DropoutSite> {
-    net.dropout(site::layer(layer, site::ATTENTION), net.options.dropout)
+    net.dropout(site::layer(layer, site::ATTENTION), layer)
 }
 
 fn group_of_rows(net: &Transformer) -> Option<TensorId> {
@@ -157,24 +142,10 @@ pub(super) fn backward(
 ) -> Result<TensorId> {
     let (o, p) = (net.options, &net.params.layers[layer]);
     let (content_rows, query_rows) = (o.content_rows(), o.query_rows());
-    let dropout = residual_dropout(net, layer);
+    let dbranch = norm::backward(b, "d_attention_sum", saved.norm, dout)?; // [R', d]
     let dresidual = dout;
-    let dsum = dropout.map(|_| b.activation("d_attention_sum", b.shape(dout))); // [R', d]
-    let (dgamma, dbeta) = (b.grad(p.attention_norm.gamma), b.grad(p.attention_norm.beta));
-    b.push(LayerNormGrad {
-        dout,
-        sum: saved.sum,
-        mean: saved.mean,
-        rstd: saved.rstd,
-        gamma: p.attention_norm.gamma,
-        dsum: dresidual,
-        dx: dsum,
-        dropout,
-        dgamma,
-        dbeta,
-    })?;
     let dtype = stored(b, net);
-    let dheads = p.o.backward_in(b, "d_heads", saved.heads, dsum.unwrap_or(dresidual), dtype)?; // [R', N*D]
+    let dheads = p.o.backward_in(b, "d_heads", saved.heads, dbranch, dtype)?; // [R', N*D]
 
     let op = saved.op;
     let like = |b: &mut Builder, name, id| b.activation_in(name, b.shape(id), dtype);

@@ -35,6 +35,7 @@ pub(super) fn forward(
         key,
         site: site::EMBEDDING,
         rate: options.dropout,
+        lead: options.length,
     });
     if let Some(dropout) = dropout {
         b.push(Dropout { x, out: x, dropout })?;

@@ -217,7 +217,7 @@ impl Summary {
                 pooled
             }
         };
-        let dropout = net.dropout(site::SUMMARY, o.dropout);
+        let dropout = net.dropout_of(site::SUMMARY, o.dropout, 1);
         let (pre, out) = match self.projection {
             Some(projection) => {
                 let pre = projection.forward(b, "summary_pre", pooled)?;
@@ -318,7 +318,7 @@ impl AttentionPool {
             causal: false,
             same_length: false,
             scale: 1.0 / (c.d_head as f32).sqrt(),
-            dropout: net.dropout(site::POOL_PROBABILITIES, o.dropatt),
+            dropout: net.dropout_of(site::POOL_PROBABILITIES, o.dropatt, 1),
             out: None,
             lse: None,
             batch: o.batch,
@@ -336,7 +336,7 @@ impl AttentionPool {
             b.activation("pool_mean", [o.batch]),
             b.activation("pool_rstd", [o.batch]),
         );
-        let dropout = net.dropout(site::POOL_OUTPUT, o.dropout);
+        let dropout = net.dropout_of(site::POOL_OUTPUT, o.dropout, 1);
         b.push(LayerNorm {
             x: sum,
             residual: None,
@@ -344,6 +344,7 @@ impl AttentionPool {
             gamma: self.norm.gamma,
             beta: self.norm.beta,
             out,
+            rounded: None,
             sum: Some(sum),
             mean: Some(mean),
             rstd: Some(rstd),
@@ -513,6 +514,7 @@ impl SpanHead {
             gamma: self.end_norm.gamma,
             beta: self.end_norm.beta,
             out: normed,
+            rounded: None,
             sum: None,
             mean: Some(mean),
             rstd: Some(rstd),
@@ -545,7 +547,7 @@ impl SpanHead {
         copy_columns(b, (cls, 0, d), (Target::set(cat), d, 2 * d), o.batch, d)?;
         let pre = dense_0.forward(b, "answer_pre", cat)?;
         let act = b.activation("answer_act", [o.batch, d]);
-        let dropout = net.dropout(site::ANSWER, o.dropout);
+        let dropout = net.dropout_of(site::ANSWER, o.dropout, 1);
         b.push(Activation { x: pre, out: act, kind: ActivationKind::Tanh, dropout })?;
         let logits = dense_1.forward(b, "answer_logits", act)?;
         Ok(Some(AnswerSaved { probabilities, cat, pre, act, logits, dropout }))

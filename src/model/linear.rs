@@ -40,10 +40,14 @@ impl Linear {
         let rows = b.shape(x).len() / self.inputs;
         let y = b.activation_in(name, [rows, self.outputs], dtype); // [R, outputs]
         let (x, weight) = (b.operand(x)?, b.operand(self.weight)?);
+        let bias = match self.bias {
+            Some(bias) if dtype != b.float() => Some(b.operand(bias)?),
+            bias => bias,
+        };
         b.push(MatMul {
             a: x,
             b: weight,
-            bias: self.bias,
+            bias,
             out: Target::set(y),
             m: rows,
             n: self.outputs,

@@ -12,6 +12,7 @@ pub mod hugging_face;
 mod hugging_face_config;
 mod linear;
 mod memory;
+mod norm;
 pub mod original;
 pub mod params;
 pub mod tensor_file;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::params::TransformerParams;
 use super::{attention, embedding, feed_forward, memory};
 use crate::config::{LAYER_NORM_EPS, XlnetConfig};
-use crate::op::{Dropout, DropoutSite, Groups, PositionEncoding, Target};
+use crate::op::{Dropout, DropoutSite, Groups, KEY_LEN, PositionEncoding, Target};
 use crate::program::Builder;
 use crate::tensor::{DType, Role, TensorId};
 use crate::{Error, Result};
@@ -183,6 +183,14 @@ impl TransformerOptions {
             Groups::Shared
         }
     }
+    /// Number of position tables, G.
+    fn position_tables(&self) -> usize {
+        match self.groups() {
+            Groups::Shared => 1,
+            Groups::ByDirection => 2,
+            Groups::ByRow => self.batch,
+        }
+    }
     /// Checks what no op would.
     fn check(&self, config: &XlnetConfig) -> Result<()> {
         config.validate()?;
@@ -230,8 +238,10 @@ pub struct Inputs {
     pub forgotten: Option<TensorId>, // [A*B, L]
     /// What they are replaced by.
     pub nothing: Option<TensorId>, // [d]
-    /// Random keys of the micro-batches.
-    pub dropout_key: Option<TensorId>, // [A, 2] u32
+    /// The step's random key and the rows of each micro-batch in the whole batch.
+    pub dropout_key: Option<TensorId>, // [A, 2 + B] u32
+    /// The step's random key for position tables that all rows share, and numbers of these tables.
+    pub position_key: Option<TensorId>, // [2 + G] u32
     /// Hidden states of earlier segments.
     pub memory: Vec<TensorId>, // n_layer of [A*B, M, d]
 }
@@ -252,7 +262,8 @@ impl Inputs {
         let mut ints = |name: &str, wanted: bool, shape: [usize; 2]| wanted.then(|| b.input_i32(name, shape));
         let input_ids = ints("input_ids", true, [rows, l]).expect("always wanted");
         let segment_ids = ints("segment_ids", options.segments, [rows, l]);
-        let direction = ints("direction", options.bi_data, [rows, 1]);
+        // Rows with tables of their own have a direction each; left alone, they are all forward.
+        let direction = ints("direction", options.bi_data || groups == Groups::ByRow, [rows, 1]);
         let row_group = ints("row_group", groups == Groups::ByRow, [rows, 1]);
         let padding = ints("padding", options.mask == MaskKind::Padding, [rows, l]);
         let query_rank = ints("query_rank", options.mask == MaskKind::Ranks, [rows, l]);
@@ -265,7 +276,10 @@ impl Inputs {
         let forgotten = forgets.then(|| b.input("forgotten", [rows, l]));
         let nothing = forgets.then(|| b.input("nothing", [config.d_model]));
         let dropout_key = (options.dropout > 0.0 || options.dropatt > 0.0)
-            .then(|| b.tensor("dropout_key", [accumulate, 2], DType::U32, Role::Input));
+            .then(|| b.tensor("dropout_key", [accumulate, KEY_LEN + options.batch], DType::U32, Role::Input));
+        let tables = options.position_tables();
+        let position_key = (options.dropout > 0.0 && groups != Groups::ByRow)
+            .then(|| b.tensor("position_key", [KEY_LEN + tables], DType::U32, Role::Input));
         let float = b.float();
         let layers = if options.memory > 0 { config.n_layer } else { 0 };
         let shape = [rows, options.memory, config.d_model];
@@ -284,6 +298,7 @@ impl Inputs {
             forgotten,
             nothing,
             dropout_key,
+            position_key,
             memory,
         }
     }
@@ -310,6 +325,7 @@ impl Inputs {
             forgotten: some(self.forgotten)?,
             nothing: self.nothing,
             dropout_key: None,
+            position_key: self.position_key,
             memory: vec![],
         };
         inputs.input_ids = part(self.input_ids)?;
@@ -421,10 +437,19 @@ impl<'a> Transformer<'a> {
     pub(super) fn query_only(&self, layer: usize) -> bool {
         layer + 1 == self.config.n_layer && self.options.targets() > 0 && !self.options.content_output
     }
-    /// Dropout at a site of this micro-batch; `None` at rate 0.
-    pub(super) fn dropout(&self, site: u32, rate: f32) -> Option<DropoutSite> {
+    /// Rows of each batch row in the first part of the states of layer `layer`: those of the content stream, or those of
+    /// the query stream where they are alone.
+    fn lead(&self, layer: usize) -> usize {
+        if self.query_only(layer) { self.options.targets() } else { self.options.length }
+    }
+    /// Dropout of the states of layer `layer`; `None` at rate 0.
+    pub(super) fn dropout(&self, site: u32, layer: usize) -> Option<DropoutSite> {
+        self.dropout_of(site, self.options.dropout, self.lead(layer))
+    }
+    /// Dropout of a tensor with `lead` rows a batch row in its first part; `None` at rate 0.
+    pub(super) fn dropout_of(&self, site: u32, rate: f32, lead: usize) -> Option<DropoutSite> {
         let key = self.inputs.dropout_key?;
-        (rate > 0.0).then_some(DropoutSite { key, site, rate })
+        (rate > 0.0).then_some(DropoutSite { key, site, rate, lead })
     }
     fn layer_forward(&self, b: &mut Builder, layer: usize, x: TensorId) -> Result<(TensorId, SavedLayer)> {
         let (h, attention) = attention::forward(b, self, layer, x)?;
@@ -440,7 +465,7 @@ impl<'a> Transformer<'a> {
             let content = b.rows(x, 0, content_rows)?;
             self.hidden_states.push(content);
         }
-        let x = match self.dropout(site::OUTPUT, self.options.dropout) {
+        let x = match self.dropout(site::OUTPUT, self.config.n_layer - 1) {
             None => x,
             Some(dropout) => {
                 let out = if keep { b.activation("dropped", b.shape(x)) } else { x };
@@ -478,7 +503,7 @@ impl<'a> Transformer<'a> {
     /// When options and sizes do not fit together.
     pub fn backward(mut self, b: &mut Builder, gradient: &OutputGradient) -> Result<()> {
         let mut dx = gradient.all;
-        if let Some(dropout) = self.dropout(site::OUTPUT, self.options.dropout) {
+        if let Some(dropout) = self.dropout(site::OUTPUT, self.config.n_layer - 1) {
             b.scoped("output", |b| b.push(Dropout { x: dx, out: dx, dropout }))?;
         }
         for layer in (self.options.frozen_layers..self.config.n_layer).rev() {
@@ -531,22 +556,17 @@ fn encode_positions(
     options: &TransformerOptions,
     inputs: &Inputs,
 ) -> Result<TensorId> {
-    let (groups, direction) = match options.groups() {
-        Groups::Shared => (1, None),
-        Groups::ByDirection => (2, None),
-        Groups::ByRow => (options.batch, inputs.direction),
-    };
-    let direction = match direction {
+    let by_row = options.groups() == Groups::ByRow;
+    let direction = match inputs.direction.filter(|_| by_row) {
         Some(id) => Some(b.reshape(id, [options.batch])?),
         None => None,
     };
-    let keys = options.keys();
-    let out = b.activation("table", [groups, keys + options.length, config.d_model]);
+    let (keys, lead) = (options.keys(), options.keys() + options.length);
+    let out = b.activation("table", [options.position_tables(), lead, config.d_model]);
     b.push(PositionEncoding { direction, out, keys, clamp_len: options.clamp_len })?;
-    if let Some(key) = inputs.dropout_key
-        && options.dropout > 0.0
-    {
-        let dropout = DropoutSite { key, site: site::POSITIONS, rate: options.dropout };
+    let key = if by_row { inputs.dropout_key } else { inputs.position_key };
+    if let Some(key) = key.filter(|_| inputs.dropout_key.is_some() && options.dropout > 0.0) {
+        let dropout = DropoutSite { key, site: site::POSITIONS, rate: options.dropout, lead };
         b.push(Dropout { x: out, out, dropout })?;
     }
     Ok(out)

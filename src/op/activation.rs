@@ -21,9 +21,9 @@ pub enum ActivationKind {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Activation {
     /// Pre-activation.
-    pub x: TensorId, // [n]
+    pub x: TensorId, // [R, d]
     /// Result; may be `x` itself.
-    pub out: TensorId, // [n]
+    pub out: TensorId, // [R, d]
     /// f.
     pub kind: ActivationKind,
     /// Dropout of the result.
@@ -34,11 +34,11 @@ pub struct Activation {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ActivationGrad {
     /// Pre-activation, as in the forward op.
-    pub x: TensorId, // [n]
+    pub x: TensorId, // [R, d]
     /// Gradient of the result.
-    pub dout: TensorId, // [n]
+    pub dout: TensorId, // [R, d]
     /// Gradient of `x`, overwritten; may be `dout` itself.
-    pub dx: TensorId, // [n]
+    pub dx: TensorId, // [R, d]
     /// f.
     pub kind: ActivationKind,
     /// The forward op's dropout.
@@ -62,7 +62,7 @@ impl Operation for Activation {
         t.expect_float("x", self.x)?;
         t.expect_dtype("out", self.out, t.get(self.x).dtype)?;
         t.expect_len("out", self.out, t.shape(self.x).len())?;
-        DropoutSite::check(self.dropout, t)
+        DropoutSite::check(self.dropout, t, t.shape(self.x).rows())
     }
     fn flops(&self, t: &Tensors) -> u64 {
         FLOPS_PER_ELEMENT * t.shape(self.x).len() as u64
@@ -87,7 +87,7 @@ impl Operation for ActivationGrad {
         t.expect_dtype("dx", self.dx, dtype)?;
         t.expect_len("dout", self.dout, n)?;
         t.expect_len("dx", self.dx, n)?;
-        DropoutSite::check(self.dropout, t)
+        DropoutSite::check(self.dropout, t, t.shape(self.x).rows())
     }
     fn flops(&self, t: &Tensors) -> u64 {
         2 * FLOPS_PER_ELEMENT * t.shape(self.x).len() as u64

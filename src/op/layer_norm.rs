@@ -5,7 +5,7 @@ use crate::Result;
 use crate::tensor::TensorId;
 
 /// `sum = dropout(x) + residual; out = (sum - mean) * rstd * gamma + beta`, statistics over the last dimension,
-/// `rstd = 1 / sqrt(variance + eps)` with the population variance.
+/// `rstd = 1 / sqrt(variance + eps)` with the population variance. `x` may be in half precision; then `out` is given in it too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerNorm {
     /// Branch output.
@@ -20,6 +20,8 @@ pub struct LayerNorm {
     pub beta: TensorId, // [d]
     /// Result.
     pub out: TensorId, // [R, d]
+    /// Result in half precision; given exactly when `x` is in half precision, the same.
+    pub rounded: Option<TensorId>, // [R, d]
     /// The normalised sum's input, kept for the gradient; may be `x` itself.
     pub sum: Option<TensorId>, // [R, d]
     /// Mean of each row, kept for the gradient.
@@ -45,7 +47,7 @@ pub struct LayerNormGrad {
     pub gamma: TensorId, // [d]
     /// Gradient of the sum, overwritten; may be `dout` itself.
     pub dsum: TensorId, // [R, d]
-    /// Gradient of `x`, overwritten; `None` where the op had no dropout, since then it equals `dsum`.
+    /// Gradient of `x`, overwritten, maybe in half precision; `None` where it would equal `dsum`.
     pub dx: Option<TensorId>, // [R, d]
     /// The forward op's dropout.
     pub dropout: Option<DropoutSite>,
@@ -64,7 +66,7 @@ impl Operation for LayerNorm {
         ids
     }
     fn writes(&self) -> Vec<Target> {
-        [Some(self.out), self.sum, self.mean, self.rstd].into_iter().flatten().map(Target::set).collect()
+        [Some(self.out), self.rounded, self.sum, self.mean, self.rstd].into_iter().flatten().map(Target::set).collect()
     }
     fn check(&self, t: &Tensors) -> Result<()> {
         let (d, n) = (t.shape(self.gamma).len(), t.shape(self.x).len());
@@ -72,14 +74,21 @@ impl Operation for LayerNorm {
         t.expect("gamma", d > 0 && n.is_multiple_of(d), "a divisor of the size of x", d)?;
         t.expect_len("beta", self.beta, d)?;
         t.expect_len("out", self.out, n)?;
-        for (what, id) in [("residual", self.residual), ("sum", self.sum)] {
+        let dtype = t.get(self.x).dtype;
+        let same = self.rounded.map_or(!dtype.is_half(), |id| dtype.is_half() && t.get(id).dtype == dtype);
+        t.expect("rounded", same, "out in half precision exactly when x is in it", dtype)?;
+        for (what, id) in [("residual", self.residual), ("sum", self.sum), ("rounded", self.rounded)] {
             id.map_or(Ok(()), |id| t.expect_len(what, id, n))?;
+        }
+        let wide = [Some(self.out), self.residual, self.sum, self.mean, self.rstd, Some(self.gamma), Some(self.beta)];
+        if let Some(id) = wide.into_iter().flatten().find(|id| t.get(*id).dtype.is_half()) {
+            t.expect(&t.get(id).name, false, "the program's type", t.get(id).dtype)?;
         }
         for (what, id) in [("mean", self.mean), ("rstd", self.rstd)] {
             id.map_or(Ok(()), |id| t.expect_len(what, id, n / d))?;
         }
         t.expect("eps", self.eps >= 0.0, "0 or more", self.eps)?;
-        DropoutSite::check(self.dropout, t)
+        DropoutSite::check(self.dropout, t, n / d)
     }
     fn flops(&self, t: &Tensors) -> u64 {
         8 * t.shape(self.x).len() as u64
@@ -107,11 +116,13 @@ impl Operation for LayerNormGrad {
         t.expect_len("rstd", self.rstd, n / d)?;
         t.expect_len("dsum", self.dsum, n)?;
         self.dx.map_or(Ok(()), |id| t.expect_len("dx", id, n))?;
-        t.expect("dx", self.dx.is_some() == self.dropout.is_some(), "dx exactly when there is dropout", "one alone")?;
+        let half = self.dx.is_some_and(|id| t.get(id).dtype.is_half());
+        let apart = self.dropout.is_some() || half;
+        t.expect("dx", self.dx.is_some() == apart, "dx exactly when there is dropout or half precision", "one alone")?;
         for (what, target) in [("dgamma", self.dgamma), ("dbeta", self.dbeta)] {
             target.map_or(Ok(()), |g| t.expect_len(what, g.id, d))?;
         }
-        DropoutSite::check(self.dropout, t)
+        DropoutSite::check(self.dropout, t, n / d)
     }
     fn flops(&self, t: &Tensors) -> u64 {
         14 * t.shape(self.dout).len() as u64

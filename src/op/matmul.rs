@@ -7,14 +7,14 @@ use crate::tensor::TensorId;
 /// `out (=|+=) op(a) op(b) + bias`, where op transposes on request.
 ///
 /// `a` and `b` may be in half precision, both in the same; bias and sums are in the program's type all the same, and so is
-/// the result unless it is overwritten and in the operands' type: then each sum is rounded once.
+/// the result unless it is overwritten and in the operands' type: then bias is in it too, and each sum is rounded once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatMul {
     /// Left operand.
     pub a: TensorId, // [m, k], or [k, m] when trans_a
     /// Right operand.
     pub b: TensorId, // [k, n], or [n, k] when trans_b
-    /// Added to every row of the product; only with [`Write::Set`].
+    /// Added to every row of the product, in the type of `out`; only with [`Write::Set`].
     pub bias: Option<TensorId>, // [n]
     /// Result.
     pub out: Target, // [m, n]
@@ -72,8 +72,7 @@ impl Operation for MatMul {
         t.expect_len("out", self.out.id, self.m * self.n)?;
         if let Some(bias) = self.bias {
             t.expect_len("bias", bias, self.n)?;
-            let dtype = t.get(bias).dtype;
-            t.expect("bias", !dtype.is_half(), "the program's type", dtype)?;
+            t.expect_dtype("bias", bias, out)?;
             t.expect("bias", self.out.write == Write::Set, "a product that overwrites", "one that accumulates")?;
         }
         let distinct = self.out.id != self.a && self.out.id != self.b;

@@ -21,7 +21,7 @@ use crate::tensor::{DType, Shape, TensorDesc, TensorId};
 use crate::{Error, Result};
 
 pub use activation::{Activation, ActivationGrad, ActivationKind};
-pub use dropout::{Dropout, DropoutSite};
+pub use dropout::{Dropout, DropoutSite, KEY_LEN};
 pub use layer_norm::{LayerNorm, LayerNormGrad};
 pub use loss::{ElementLoss, ElementLossKind, Softmax, SoftmaxCrossEntropy, SoftmaxGrad};
 pub use matmul::{ColumnSum, MatMul};

@@ -4,15 +4,17 @@
 //! four 32-bit words is a pure function of a 128-bit counter and a 64-bit key, so that forward, backward, recomputation
 //! and other devices see the same bits without storing them. Seven rounds pass BigCrush.
 //!
-//! One block decides 8 elements with 16 bits each: element `e` uses the bits of half `e % 2` (low half first) of word
-//! `(e % 8) / 2`, and is kept iff these bits are `>= threshold`. The key is given per step, the counter is
+//! One block decides 8 elements of a row with 16 bits each: column `c` uses the bits of half `c % 2` (low half first) of
+//! word `(c % 8) / 2`, and is kept iff these bits are `>= threshold`. The key is given per step, the counter is
 //!
-//! | tensor | word 0 | word 1 | word 2 | word 3 |
+//! | element | word 0 | word 1 | word 2 | word 3 |
 //! |---|---|---|---|---|
-//! | plain, flat element `e` | low 32 bits of `e / 8` | high 32 bits of `e / 8` | 0 | site |
-//! | attention probability of row `i`, key column `j` | `j / 8` | `i` | `batch * heads + head` | site |
+//! | column `c` of a row of states | `c / 8` | `i` | `g` | site |
+//! | attention probability of a query row, key column `c` | `c / 8` | `i` | `g * heads + head` | site |
 //!
-//! where `site` tells the dropout places of a model apart.
+//! where `site` tells the dropout places of a model apart, `g` is the number of the batch row in the whole batch, and `i`
+//! that of the row within its batch row (of states: content rows first, then query rows; [`Place`]). So an element's fate
+//! is the same however a batch is dealt out to ranks and micro-batches.
 
 use crate::{Error, Result};
 
@@ -88,43 +90,18 @@ impl Keep {
         1.0 / (1.0 - f64::from(self.threshold) / 65536.0)
     }
 
-    /// Decisions of one attention row: `out[j]` becomes `scale` where key column `j` is kept and zero elsewhere.
+    /// Decisions of the columns of a row from `first` on, a multiple of [`DECISIONS`]: `out[c]` becomes `scale` where
+    /// column `first + c` is kept and zero elsewhere. `row` holds words 1 to 3 of the counter.
     ///
-    /// `row` holds words 1 to 3 of the counter: query row, `batch * heads + head`, site.
-    #[inline(always)]
-    pub fn row<T: Copy + Default>(&self, row: [u32; 3], scale: T, out: &mut [T]) {
-        self.fill(0, |_| row[0], row[1], row[2], scale, out);
-    }
-
-    /// Decisions of the elements `first..first + out.len()` of a plain tensor; `first` is a multiple of [`DECISIONS`].
-    #[inline(always)]
-    pub fn elements<T: Copy + Default>(&self, first: u64, site: u32, scale: T, out: &mut [T]) {
-        debug_assert!(first.is_multiple_of(DECISIONS as u64), "a block of decisions cannot be cut");
-        let (low, high) = ((first >> 3) as u32, (first >> 35) as u32);
-        // Word 0 counts up from `low`; where it has wrapped, word 1 is one more.
-        self.fill(low, |word| high.wrapping_add(u32::from(word < low)), 0, site, scale, out);
-    }
-
     /// Branch-free and inlined, so that a caller under `pulp::Arch::dispatch` gets wide vectors.
     #[inline(always)]
-    fn fill<T: Copy + Default>(
-        &self,
-        first: u32,
-        word1: impl Fn(u32) -> u32,
-        word2: u32,
-        word3: u32,
-        scale: T,
-        out: &mut [T],
-    ) {
-        let zero = T::default();
+    pub fn row<T: Copy + Default>(&self, row: [u32; 3], first: usize, scale: T, out: &mut [T]) {
+        debug_assert!(first.is_multiple_of(DECISIONS), "a block of decisions cannot be cut");
+        let (first, zero) = ((first / DECISIONS) as u32, T::default());
         for (group, out) in out.chunks_mut(LANES * DECISIONS).enumerate() {
             let word0: [u32; LANES] = std::array::from_fn(|lane| first.wrapping_add((group * LANES + lane) as u32));
-            let counter = [
-                word0.map(u64::from),
-                word0.map(|word0| u64::from(word1(word0))),
-                [u64::from(word2); LANES],
-                [u64::from(word3); LANES],
-            ];
+            let [word1, word2, word3] = row.map(|word| [u64::from(word); LANES]);
+            let counter = [word0.map(u64::from), word1, word2, word3];
             let words = rounds(counter, self.key);
             // In memory order: the 8 halves of block 0, low half of word 0 first, then those of block 1, ...
             let mut halves = [0; 2 * LANES];
@@ -136,6 +113,35 @@ impl Keep {
             for (out, &bits) in out.iter_mut().zip(&halves) {
                 *out = if u32::from(u16::from_le(bits)) >= self.threshold { scale } else { zero };
             }
+        }
+    }
+}
+
+/// Where the rows of a tensor of states stand: `[B*lead; B*tail, width]`, for each of B batch rows `lead` rows in the
+/// first part and `tail` rows in the second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Rows of a batch row in the first part.
+    pub lead: usize,
+    /// Rows of a batch row in the second part.
+    pub tail: usize,
+    /// Rows of the first part, `B * lead`.
+    pub split: usize,
+}
+
+impl Place {
+    /// That of a tensor of `rows` rows; `None` where `batch` rows of `lead` and more do not make them up.
+    pub fn new(rows: usize, batch: usize, lead: usize) -> Option<Self> {
+        let split = batch.checked_mul(lead)?;
+        let trailing = rows.checked_sub(split)?;
+        let whole = if batch == 0 { rows == 0 } else { trailing.is_multiple_of(batch) };
+        whole.then(|| Place { lead, tail: trailing / batch.max(1), split })
+    }
+    /// Batch row of row `r`, and its number within that.
+    pub fn of(&self, r: usize) -> (usize, usize) {
+        match r.checked_sub(self.split) {
+            None => (r / self.lead, r % self.lead),
+            Some(r) => (r / self.tail, self.lead + r % self.tail),
         }
     }
 }
@@ -161,21 +167,30 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_elements_follow_the_definition() {
+    fn rows_follow_the_definition() {
         let keep = Keep::new([7, 11], 0.3).unwrap();
         for n in [0, 1, 7, 8, 9, 127, 128, 129, 513] {
-            let mut out = vec![f32::NAN; n];
-            keep.row([5, 6, 9], keep.scale() as f32, &mut out);
-            for (j, &got) in out.iter().enumerate() {
-                assert_eq!(got, decision(&keep, [j as u32 / 8, 5, 6, 9], j), "row, n {n}, column {j}");
+            for first in [0, 8, 4096] {
+                let mut out = vec![f32::NAN; n];
+                keep.row([5, 6, 9], first, keep.scale() as f32, &mut out);
+                for (j, &got) in out.iter().enumerate() {
+                    let c = first + j;
+                    assert_eq!(got, decision(&keep, [c as u32 / 8, 5, 6, 9], c), "n {n}, column {c}");
+                }
             }
-            // Across the border of the low counter word.
-            let first = (u64::from(u32::MAX) - 3) * 8;
-            keep.elements(first, 2, keep.scale() as f32, &mut out);
-            for (i, &got) in out.iter().enumerate() {
-                let b = (first + i as u64) / 8;
-                assert_eq!(got, decision(&keep, [b as u32, (b >> 32) as u32, 0, 2], i), "element, n {n}, {i}");
-            }
+        }
+    }
+
+    #[test]
+    fn a_row_stands_where_it_would_in_any_batch() {
+        let place = Place::new(3 * 4 + 3 * 2, 3, 4).unwrap();
+        assert_eq!(place, Place { lead: 4, tail: 2, split: 12 });
+        assert_eq!([0, 3, 4, 11].map(|r| place.of(r)), [(0, 0), (0, 3), (1, 0), (2, 3)]);
+        assert_eq!([12, 13, 14, 17].map(|r| place.of(r)), [(0, 4), (0, 5), (1, 4), (2, 5)]);
+        assert_eq!(Place::new(6, 3, 2).unwrap().of(5), (2, 1));
+        assert_eq!(Place::new(0, 0, 2), Some(Place { lead: 2, tail: 0, split: 0 }));
+        for (rows, batch, lead) in [(5, 3, 2), (13, 3, 4), (1, 0, 1), (1, 2, usize::MAX)] {
+            assert_eq!(Place::new(rows, batch, lead), None, "{rows} rows, {batch} of {lead}");
         }
     }
 
@@ -184,7 +199,7 @@ mod tests {
         for rate in [0.0, 0.1, 0.5, 0.9] {
             let keep = Keep::new([1, 2], rate).unwrap();
             let mut out = vec![0.0; 1 << 16];
-            keep.elements(0, 3, 1.0, &mut out);
+            keep.row([0, 0, 3], 0, 1.0, &mut out);
             let share = out.iter().sum::<f64>() / out.len() as f64;
             assert!((share - (1.0 - rate)).abs() < 0.01, "rate {rate} kept {share}");
         }

@@ -300,7 +300,7 @@ impl Operation for RelAttention {
             }
         }
         t.expect("same_length", self.causal || !self.same_length, "causal attention", "both directions")?;
-        super::DropoutSite::check(self.dropout, t)
+        super::DropoutSite::check_attention(self.dropout, t, b)
     }
     fn flops(&self, _: &Tensors) -> u64 {
         self.pairs() * if self.relative.is_some() { 6 } else { 4 }

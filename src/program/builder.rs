@@ -237,6 +237,20 @@ impl Builder {
         Ok(copy)
     }
 
+    /// A tensor for the copy of `x` that [`Self::operand`] would make, for an op that writes both; `None` where it makes
+    /// none. [`Self::set_operand`] tells that the op has been pushed.
+    pub fn operand_beside(&mut self, x: TensorId) -> Option<TensorId> {
+        let dtype = self.products?;
+        let (name, shape) = (format!("{}.{dtype}", self.desc(x).name), self.shape(x));
+        Some(self.tensor(name, shape, dtype, Role::Activation))
+    }
+    /// Products that see what `x` holds now read `copy`.
+    pub fn set_operand(&mut self, x: TensorId, copy: Option<TensorId>) {
+        let Some(copy) = copy else { return };
+        let (base, offset) = self.program.base(x);
+        self.operands.entry((base, self.versions[base.index()])).or_default().push((offset, copy));
+    }
+
     /// Declares that `param` is trained: it gets a gradient, and the backward pass must write it.
     pub fn train(&mut self, param: TensorId) {
         let desc = self.desc(param);

@@ -287,6 +287,11 @@ impl FineTuned {
         if dir.join("config.json").exists() {
             return Ok(dir.to_owned());
         }
+        if dir.is_file() {
+            let what = "is a file, but a fine-tuned model is the directory that `xlnet finetune` made; `xlnet evaluate` and \
+                        `xlnet predict` take the checkpoint of another program, zipped too, as --init_checkpoint";
+            return Err(Error::data(dir, what));
+        }
         if !dir.is_dir() {
             return Err(Error::data(dir, "there is no such directory; name what `xlnet finetune` made as model_dir"));
         }

@@ -19,6 +19,7 @@ use crate::atomic::{AtomicFile, remove_temporaries};
 use crate::backend::Device;
 use crate::data::record_info::Split;
 use crate::data::tokenizer::Tokenizer;
+use crate::model::hugging_face::ModelWeights;
 use crate::model::{AttentionType, MaskKind, TransformerOptions};
 use crate::tensor::DType;
 use crate::train::checkpoint::{ModelDescription, remove_leftovers, save_checkpoint};
@@ -155,6 +156,8 @@ pub struct Finetuning {
     window: Window,
     order: Order,
     progress: Progress,
+    /// Weights of the best evaluation, while the disk has not taken them.
+    unwritten: Option<ModelWeights>,
     guard: LossGuard,
     speed: Speed,
     saving: Saving,
@@ -262,6 +265,7 @@ impl Finetuning {
             window,
             order,
             progress,
+            unwritten: None,
             guard,
             speed: Speed::default(),
             log_failed: false,
@@ -303,6 +307,11 @@ impl Finetuning {
     pub fn run(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<Outcome> {
         self.tell_start(observe);
         let trained = self.train(stop, observe);
+        if trained.is_err()
+            && let Err(error) = self.write_best()
+        {
+            tracing::warn!("the best model is lost: {error}");
+        }
         let saved = self.finish_saving(trained.is_ok(), observe);
         let logged = self.metrics.flush();
         self.tell_log(logged, observe);
@@ -464,15 +473,26 @@ impl Finetuning {
         Ok(())
     }
 
-    /// Writes the weights as the best model.
+    /// Takes the weights as the best model. Where the disk refuses them they wait for the next save, which tells of it.
     fn keep(&mut self, step: u64, scores: Scores) -> Result<()> {
         let (program, exec) = self.session.parts();
-        let weights = download_weights(exec, program)?;
-        let settings = description(&self.setup.task, self.setup.summary, &self.session.options().transformer);
-        let file = TaskFile { step, scores: scores.clone(), ..self.file.clone() };
-        let dir = self.config.model_dir.join(BEST);
-        write_directory(&dir, &self.setup.model, &settings, &weights, &file, &self.tokenizer)?;
+        self.unwritten = Some(download_weights(exec, program)?);
         self.progress.best = Some(Best { step, scores });
+        if let Err(error) = self.write_best() {
+            tracing::debug!(step, "the best model waits in memory: {error}");
+        }
+        Ok(())
+    }
+    /// Writes the best model, where it is not on the disk yet.
+    fn write_best(&mut self) -> Result<()> {
+        let (Some(weights), Some(Best { step, scores })) = (&self.unwritten, &self.progress.best) else {
+            return Ok(());
+        };
+        let settings = description(&self.setup.task, self.setup.summary, &self.session.options().transformer);
+        let file = TaskFile { step: *step, scores: scores.clone(), ..self.file.clone() };
+        let dir = self.config.model_dir.join(BEST);
+        write_directory(&dir, &self.setup.model, &settings, weights, &file, &self.tokenizer)?;
+        self.unwritten = None;
         Ok(())
     }
 
@@ -481,6 +501,11 @@ impl Finetuning {
         let json = |e| Error::config(format!("the state of the run is not JSON: {e}"));
         let step = self.session.step();
         self.saving.begin(step, &mut |event| observe(event.into()));
+        // A checkpoint knows the best model: from one that is not on the disk, no run could go on as if never stopped.
+        if let Err(error) = self.write_best() {
+            self.saving.tell(Saved { step, result: Err(error) }, &mut |event| observe(event.into()));
+            return Ok(());
+        }
         let state = TrainState {
             step,
             data: serde_json::to_value(&self.progress).map_err(json)?,

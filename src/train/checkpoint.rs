@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::export::MASK;
 use super::ranks::Rows;
 use super::state::{FORMAT_VERSION, StateFile, TrainState};
 use super::step::StepProgram;
@@ -128,8 +129,19 @@ fn write_files(
     let mut sha256 = BTreeMap::new();
     sha256.insert(CONFIG_FILE.to_owned(), write_config(dir, &model.config, &model.settings)?);
     for (file, stored) in files {
-        let entries: Vec<TensorEntry> = stored.iter().map(|(_, entry)| entry.clone()).collect();
-        let hash = write_tensor_file(&dir.join(file), &entries, |i, bytes| read(stored[i].0, bytes))?;
+        let mut entries: Vec<TensorEntry> = stored.iter().map(|(_, entry)| entry.clone()).collect();
+        // As in exported models: all classes of transformers have this tensor, and would draw it at random.
+        if *file == WEIGHTS_FILE && !entries.is_empty() && entries.iter().all(|entry| entry.name != MASK) {
+            let (shape, dtype) = (vec![1, 1, model.config.d_model], entries[0].dtype);
+            entries.push(TensorEntry { name: MASK.into(), shape, dtype });
+        }
+        let hash = write_tensor_file(&dir.join(file), &entries, |i, bytes| match stored.get(i) {
+            Some((id, _)) => read(*id, bytes),
+            None => {
+                bytes.resize(entries[i].shape.iter().product::<usize>() * entries[i].dtype.bitsize() / 8, 0);
+                Ok(())
+            }
+        })?;
         sha256.insert((*file).to_owned(), hash);
     }
     let text = StateFile { format_version: FORMAT_VERSION, state: state.clone(), sha256 }.to_json()?;
@@ -296,7 +308,7 @@ impl Checkpoint {
                 stored.iter_mut().for_each(|(_, entry)| entry.shape[0] = batch);
             }
             let file = TensorFile::open(&self.path.join(name))?;
-            let wanted = |name: &String| stored.iter().any(|(_, entry)| entry.name == *name);
+            let wanted = |name: &String| name == MASK || stored.iter().any(|(_, entry)| entry.name == *name);
             // A program without optimiser or memory leaves them alone; one with some must know all.
             if let Some(extra) = file.names().into_iter().find(|name| !stored.is_empty() && !wanted(name)) {
                 let what = format!("has a tensor {extra} that the program has not; to use the model only, load it");

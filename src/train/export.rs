@@ -16,7 +16,7 @@ use crate::model::weights::{ModelWeights, Weight};
 use crate::{Error, Result};
 
 /// Input of masked positions; only a query stream reads it.
-const MASK: &str = "transformer.mask_emb";
+pub(super) const MASK: &str = "transformer.mask_emb";
 /// Bias of the last answerability layer, which some models of the original have and Hugging Face's class has not.
 const ANSWER_BIAS: &str = "answer_class.dense_1.bias";
 

@@ -172,7 +172,7 @@ impl Pretraining {
         if config.check_finite {
             session = session.check_finite();
         }
-        session.set_first_micro((ranks.rank() * config.accumulate) as u32);
+        session.set_rows(ranks.rows())?;
         session.reset_memory()?;
         let memory = match &found {
             Some(checkpoint) => start::load(checkpoint, &plan, &mut session)?,

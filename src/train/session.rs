@@ -7,7 +7,7 @@ use super::step::{OptimizerOptions, StepOptions, StepProgram, Update};
 use crate::backend::{CheckFinite, Device, Executor};
 use crate::config::XlnetConfig;
 use crate::data::batch::Batch;
-use crate::op::philox;
+use crate::op::{KEY_LEN, philox};
 use crate::program::Program;
 use crate::tensor::{DType, Role, TensorId};
 use crate::{Error, Result};
@@ -44,14 +44,14 @@ pub struct Session {
     exec: Box<dyn Executor>,
     seed: u64,
     step: u64,
-    first_micro: u32,
+    rows: Vec<u32>, // [A*B], numbers in the whole batch
 }
 
-/// Random key of one micro-batch of one step: a counter-based draw, so a resumed run has the same keys.
-pub fn dropout_key(seed: u64, step: u64, micro: u32) -> [u32; 2] {
+/// Random key of one step: a counter-based draw, so a resumed run has the same keys.
+pub fn dropout_key(seed: u64, step: u64) -> [u32; 2] {
     const DOMAIN: u32 = 0x584c_4e54; // keeps these draws apart from dropout's own counters
     let key = [seed as u32, (seed >> 32) as u32];
-    let bits = philox::block([step as u32, (step >> 32) as u32, micro, DOMAIN], key);
+    let bits = philox::block([step as u32, (step >> 32) as u32, 0, DOMAIN], key);
     [bits[0], bits[1]]
 }
 
@@ -86,7 +86,8 @@ impl Session {
         Self::with(step_program, options, exec, self.seed)
     }
     fn with(step_program: StepProgram, options: StepOptions, exec: Box<dyn Executor>, seed: u64) -> Result<Self> {
-        let mut session = Session { step_program, options, exec, seed, step: 0, first_micro: 0 };
+        let rows = (0..).take(options.accumulate * options.transformer.batch).collect();
+        let mut session = Session { step_program, options, exec, seed, step: 0, rows };
         session.upload_constants()?;
         Ok(session)
     }
@@ -150,10 +151,18 @@ impl Session {
     pub fn set_seed(&mut self, seed: u64) {
         self.seed = seed;
     }
-    /// Number of this session's first micro-batch among those of all ranks. Dropout is drawn by micro-batch, so that
-    /// ranks drop what one process with as many micro-batches drops.
-    pub fn set_first_micro(&mut self, first: u32) {
-        self.first_micro = first;
+    /// Which rows of the whole batch are this session's, in its order; all of them unless told. Dropout is drawn by row of
+    /// the whole batch, so that ranks and micro-batches drop what the undivided batch drops.
+    ///
+    /// # Errors
+    /// When there are not as many as the program has.
+    pub fn set_rows(&mut self, rows: &[usize]) -> Result<()> {
+        let (expected, got) = (self.rows.len(), rows.len());
+        if expected != got {
+            return Err(Error::plan(format!("a session of {expected} rows cannot be told which {got} rows it has")));
+        }
+        self.rows = rows.iter().map(|&row| row as u32).collect();
+        Ok(())
     }
     /// Gradients of all trained parameters, those of the backward phase.
     pub fn gradients(&self) -> Vec<TensorId> {
@@ -223,12 +232,21 @@ impl Session {
         self.input_f32("target_weights", &weights)
     }
 
-    /// Draws this step's dropout keys.
+    /// Draws this step's dropout key; each part of the program has it with the rows that it works on.
     fn upload_keys(&mut self) -> Result<()> {
-        let Some(id) = self.step_program.program.find("dropout_key") else { return Ok(()) };
-        let micros = self.first_micro..self.first_micro + self.options.accumulate as u32;
-        let keys: Vec<u32> = micros.flat_map(|micro| dropout_key(self.seed, self.step, micro)).collect();
-        self.exec.upload_u32(id, &keys)
+        let key = dropout_key(self.seed, self.step);
+        let find = |name: &str| self.step_program.program.find(name);
+        let keyed = |rows: &[u32]| key.iter().chain(rows).copied().collect::<Vec<u32>>();
+        if let Some(id) = find("dropout_key") {
+            let keys: Vec<u32> = self.rows.chunks(self.options.transformer.batch).flat_map(keyed).collect();
+            self.exec.upload_u32(id, &keys)?;
+        }
+        if let Some(id) = find("position_key") {
+            let tables = self.step_program.program.tensor(id).shape.len() - KEY_LEN;
+            let keys = keyed(&(0..).take(tables).collect::<Vec<u32>>());
+            self.exec.upload_u32(id, &keys)?;
+        }
+        Ok(())
     }
 
     /// Runs the program's forward phase and returns the loss, for programs without gradients.

@@ -1,6 +1,6 @@
 //! `xlnet convert` and `xlnet checkpoint` from outside.
 
-use super::original::golden;
+use super::original::{golden, zip_of};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -62,6 +62,12 @@ fn there_and_back() {
     assert!(out.trim_end().ends_with("0 tensors differ, 41 are equal bit for bit"), "{out}");
     let listed = succeeds(dir, &format!("checkpoint inspect --names {}", golden("tf_bundles/sliced.ckpt").display()));
     assert!(listed.contains("in slices") && listed.contains("not usable as a model"), "{listed}");
+    // A zip is called by its own name, not by that of what it was unpacked to.
+    zip_of(&dir.join("z.zip"), &[("", "adam.ckpt.index"), ("", "adam.ckpt.data-00000-of-00001")]);
+    let listed = succeeds(dir, "checkpoint inspect --names z.zip");
+    assert!(listed.starts_with("z.zip: adam.ckpt.index\n"), "{listed}");
+    let (success, _, err) = xlnet(dir, "serve --model_dir z.zip");
+    assert!(!success && err.contains("z.zip: is a file") && err.contains("--init_checkpoint"), "{err}");
 }
 
 #[test]

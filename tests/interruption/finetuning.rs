@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use tempfile::TempDir;
+use xlnet::model::tensor_file::TensorFile;
 
 use crate::common::*;
 use crate::program::*;
@@ -62,6 +63,15 @@ fn kills_change_nothing() {
     let began = Instant::now();
     succeeds(dir, &finetune("whole", &[]));
     let length = began.elapsed();
+    // A checkpoint holds what the best model holds: all that the classes of transformers have.
+    let names = |folder: &str| {
+        let file = TensorFile::open(&dir.join("whole").join(folder).join("model.safetensors")).expect("a model");
+        let mut names = file.names();
+        names.sort();
+        names
+    };
+    assert_eq!(names("best"), names(&format!("step-{STEPS}")));
+    assert!(names("best").contains(&"transformer.mask_emb".to_owned()));
     let line = finetune("killed", &[]);
     let mut rng = ChaCha8Rng::seed_from_u64(12);
     let mut random = |below: u32| (rng.next_u64() % u64::from(below)) as u32;
@@ -91,8 +101,9 @@ fn a_full_disk_ends_with_a_sentence_and_the_run_goes_on() {
     let sizes = fs::read_to_string(dir.join("sizes.json")).unwrap();
     let sizes = sizes.replace("\"d_model\": 16", "\"d_model\": 64").replace("\"d_head\": 8", "\"d_head\": 32");
     fs::write(dir.join("sizes.json"), sizes.replace("\"d_inner\": 32", "\"d_inner\": 256")).unwrap();
-    for background in ["true", "false"] {
-        let (whole, full) = (format!("whole-{background}"), format!("full-{background}"));
+    // Room for the best model and not for the moments; for neither.
+    for (background, room) in [("true", 500), ("false", 500), ("true", -500)] {
+        let (whole, full) = (format!("whole-{background}{room}"), format!("full-{background}{room}"));
         let settings = [("background_save", background), ("do_eval", "false"), ("train_steps", "40")];
         let line = |run: &str| finetune(run, &settings);
         succeeds(dir, &line(&whole));
@@ -101,10 +112,10 @@ fn a_full_disk_ends_with_a_sentence_and_the_run_goes_on() {
         run.signal("INT");
         run.finish();
         let kept = checkpoints(&dir.join(&full));
-        // Room for the best model and not for the moments.
-        let model = fs::metadata(dir.join(&full).join(&kept[0]).join("model.safetensors")).unwrap().len();
+        let file = dir.join(&full).join(&kept[0]).join("model.safetensors");
+        let most = fs::metadata(file).unwrap().len().strict_add_signed(room);
         let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("trap '' XFSZ; exec prlimit --fsize={}:unlimited \"$0\" \"$@\"", model + 500));
+        shell.arg("-c").arg(format!("trap '' XFSZ; exec prlimit --fsize={most}:unlimited \"$0\" \"$@\""));
         shell.arg(env!("CARGO_BIN_EXE_xlnet"));
         let (out, err, status) = Run::spawn(shell, dir, &line(&full)).finish();
         assert_eq!(status.code(), Some(1), "{out:?} {err}");

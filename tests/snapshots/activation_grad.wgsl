@@ -1,23 +1,29 @@
 alias T = f32; // element type of floating-point tensors in memory
 
 struct Params {
-  n: u32,         // elements
+  rows: u32,      // R
+  d: u32,         // row length
   site: u32,      // number of the dropout place
   threshold: u32, // 16 bits below this drop an element
   scale: f32,     // factor of kept elements
+  lead: u32,      // rows of a batch row in the first part
+  tail: u32,      // rows of a batch row in the second part
+  split: u32,     // rows of the first part
 }
 struct At { x: u32, dout: u32, key: u32, dx: u32 }
 @group(1) @binding(0) var<uniform> p: Params;
 @group(1) @binding(1) var<uniform> at: At;
-@group(0) @binding(0) var<storage, read_write> x: array<T>;     // [n]
-@group(0) @binding(1) var<storage, read_write> dout: array<T>;  // [n]
-@group(0) @binding(2) var<storage, read_write> key: array<u32>; // [2]
-@group(0) @binding(3) var<storage, read_write> dx: array<T>;    // [n]
+@group(0) @binding(0) var<storage, read_write> x: array<T>;     // [R, d]
+@group(0) @binding(1) var<storage, read_write> dout: array<T>;  // [R, d]
+@group(0) @binding(2) var<storage, read_write> key: array<u32>; // [2 + B]
+@group(0) @binding(3) var<storage, read_write> dx: array<T>;    // [R, d]
 
 // Number of this work group in a grid that was folded to two dimensions, since each has at most 65535.
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
   return group.x + group.y * groups.x;
 }
+// Where the rows of a tensor stand in the whole batch, as in src/op/philox.rs; needs p and key.
+
 // Philox4x32-7, the bits of src/op/philox.rs: a block of four words is a function of counter and key alone.
 
 // Arithmetic on 64 bits, low word first.
@@ -73,9 +79,16 @@ fn keeps(words: vec4u, e: u32, threshold: u32) -> bool {
   return ((words[e / 2u] >> (16u * (e % 2u))) & 0xffffu) >= threshold;
 }
 
-// Block of the plain elements 8 i to 8 i + 7 of a tensor.
-fn element_block(i: u32, site: u32, key: vec2u) -> vec4u {
-  return philox(vec4u(i, 0u, 0u, site), key);
+// Words 1 and 2 of the counters of row r: its number in its batch row, and that in the whole batch.
+fn place_of(r: u32) -> vec2u {
+  let trails = r >= p.split;
+  let within = r - select(0u, p.split, trails);
+  let each = max(select(p.lead, p.tail, trails), 1u);
+  return vec2u(within % each + select(0u, p.lead, trails), key[at.key + 2u + within / each]);
+}
+// Block i of a row that stands at `place`.
+fn row_block(i: u32, place: vec2u) -> vec4u {
+  return philox(vec4u(i, place, p.site), vec2u(key[at.key], key[at.key + 1u]));
 }
 // exp, log, tanh and erf to a few units in the last place, on every driver: WGSL allows its own to be off by far more, its
 // tanh overflows on some, erf does not exist. NaN stays NaN. The same approximations as src/backend/cpu/real.rs.
@@ -146,14 +159,17 @@ fn activation_grad(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let block = flat_group(group, groups) * 64u + lane;
-  if block * 8u >= p.n {
+  let item = flat_group(group, groups) * 64u + lane;
+  let blocks = (p.d + 7u) / 8u;
+  let r = item / blocks;
+  let block = item % blocks;
+  if r >= p.rows {
     return;
   }
-  let words = element_block(block, p.site, vec2u(key[at.key], key[at.key + 1u]));
-  let end = min(8u, p.n - block * 8u);
+  let words = row_block(block, place_of(r));
+  let end = min(8u, p.d - block * 8u);
   for (var e = 0u; e < end; e++) {
-    let i = block * 8u + e;
+    let i = r * p.d + block * 8u + e;
     var d = slope(f32(x[at.x + i])) * f32(dout[at.dout + i]);
     d *= select(0.0, p.scale, keeps(words, e, p.threshold));
     dx[at.dx + i] = T(d);

@@ -8,13 +8,16 @@ struct Params {
   threshold: u32, // 16 bits below this drop an element
   scale: f32,     // factor of kept elements
   statistics: u32, // 1: write mean, 2: write rstd
+  lead: u32,      // rows of a batch row in the first part
+  tail: u32,      // rows of a batch row in the second part
+  split: u32,     // rows of the first part
 }
 struct At { x: u32, residual: u32, key: u32, gamma: u32, beta: u32, out: u32, sum: u32, mean: u32, rstd: u32 }
 @group(1) @binding(0) var<uniform> p: Params;
 @group(1) @binding(1) var<uniform> at: At;
 @group(0) @binding(0) var<storage, read_write> x: array<T>;        // [R, d]
 @group(0) @binding(1) var<storage, read_write> residual: array<T>; // [R, d]
-@group(0) @binding(2) var<storage, read_write> key: array<u32>;    // [2]
+@group(0) @binding(2) var<storage, read_write> key: array<u32>;    // [2 + B]
 @group(0) @binding(3) var<storage, read_write> gamma: array<T>;    // [d]
 @group(0) @binding(4) var<storage, read_write> beta: array<T>;     // [d]
 @group(0) @binding(5) var<storage, read_write> out: array<T>;      // [R, d]
@@ -63,6 +66,8 @@ fn group_max(value: f32, lanes: Lanes) -> f32 {
   }
   return largest;
 }
+// Where the rows of a tensor stand in the whole batch, as in src/op/philox.rs; needs p and key.
+
 // Philox4x32-7, the bits of src/op/philox.rs: a block of four words is a function of counter and key alone.
 
 // Arithmetic on 64 bits, low word first.
@@ -118,9 +123,16 @@ fn keeps(words: vec4u, e: u32, threshold: u32) -> bool {
   return ((words[e / 2u] >> (16u * (e % 2u))) & 0xffffu) >= threshold;
 }
 
-// Block of the plain elements 8 i to 8 i + 7 of a tensor.
-fn element_block(i: u32, site: u32, key: vec2u) -> vec4u {
-  return philox(vec4u(i, 0u, 0u, site), key);
+// Words 1 and 2 of the counters of row r: its number in its batch row, and that in the whole batch.
+fn place_of(r: u32) -> vec2u {
+  let trails = r >= p.split;
+  let within = r - select(0u, p.split, trails);
+  let each = max(select(p.lead, p.tail, trails), 1u);
+  return vec2u(within % each + select(0u, p.lead, trails), key[at.key + 2u + within / each]);
+}
+// Block i of a row that stands at `place`.
+fn row_block(i: u32, place: vec2u) -> vec4u {
+  return philox(vec4u(i, place, p.site), vec2u(key[at.key], key[at.key + 1u]));
 }
 
 @compute @workgroup_size(64)
@@ -135,20 +147,18 @@ fn layer_norm(
     return; // the whole work group
   }
   let row = r * p.d;
-  let keys = vec2u(key[at.key], key[at.key + 1u]);
-  var block = row / 8u;
-  var words = element_block(block, p.site, keys);
+  let place = place_of(r);
+  var words = vec4u();
   // An invocation owns runs of 8 columns in every pass; the sums wait in memory that only it touches.
   var total = 0.0;
   for (var first = lane * 8u; first < p.d; first += 512u) {
     for (var c = first; c < min(first + 8u, p.d); c++) {
       let i = row + c;
       var s = f32(x[at.x + i]);
-      if i / 8u != block {
-        block = i / 8u;
-        words = element_block(block, p.site, keys);
+      if c % 8u == 0u {
+        words = row_block(c / 8u, place);
       }
-      s *= select(0.0, p.scale, keeps(words, i % 8u, p.threshold));
+      s *= select(0.0, p.scale, keeps(words, c % 8u, p.threshold));
       s += f32(residual[at.residual + i]);
       sum[at.sum + i] = T(s);
       total += s;

@@ -53,7 +53,7 @@ alias Memory = vec4<T>;
 @group(0) @binding(3) var<storage, read_write> r: array<Memory>;      // [G, P, H, D]
 @group(0) @binding(4) var<storage, read_write> w_bias: array<Memory>; // [H, D]
 @group(0) @binding(5) var<storage, read_write> r_bias: array<Memory>; // [H, D]
-@group(0) @binding(6) var<storage, read_write> key: array<u32>;       // [2]
+@group(0) @binding(6) var<storage, read_write> key: array<u32>;       // [2 + B]
 @group(0) @binding(7) var<storage, read_write> dout: array<Memory>;   // [B, rows, H, D]
 @group(0) @binding(8) var<storage, read_write> lse: array<f32>;       // [B, H, rows]
 @group(0) @binding(9) var<storage, read_write> work: array<u32>;
@@ -173,11 +173,6 @@ fn philox(start: vec4u, start_key: vec2u) -> vec4u {
 // Decision `e` of 8 in a block: 16 bits, the low half of a word first.
 fn keeps(words: vec4u, e: u32, threshold: u32) -> bool {
   return ((words[e / 2u] >> (16u * (e % 2u))) & 0xffffu) >= threshold;
-}
-
-// Block of the plain elements 8 i to 8 i + 7 of a tensor.
-fn element_block(i: u32, site: u32, key: vec2u) -> vec4u {
-  return philox(vec4u(i, 0u, 0u, site), key);
 }
 // Tiles of 32 rows and 32 keys in work groups of 64. Invocation (y, x) = (lane / 8, lane % 8) owns rows y + 8 a and keys
 // x + 8 b, a and b from 0 to 3: neighbours touch neighbours in work group memory, and its 16 pairs need 7 rows of r, since
@@ -429,7 +424,7 @@ fn exist(j0: u32, x: u32) -> vec4<bool> {
 // Draws the decisions of dropout of a tile; a barrier must follow.
 fn draw(b: u32, h: u32, m0: u32, j0: u32, lane: u32) {
   for (var e = lane; e < 128u; e += 64u) {
-    let block = vec4u(j0 / 8u + e % 4u, m0 + e / 4u, b * p.heads + h, p.site);
+    let block = vec4u(j0 / 8u + e % 4u, m0 + e / 4u, key[at.key + 2u + b] * p.heads + h, p.site);
     let words = philox(block, vec2u(key[at.key], key[at.key + 1u]));
     var bits = 0u;
     for (var i = 0u; i < 8u; i++) {

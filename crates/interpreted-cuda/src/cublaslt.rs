@@ -15,6 +15,9 @@ const NOT_SUPPORTED: Code = 15;
 /// Marks algorithms of ours.
 const MARK: u64 = 0x786c_6e65;
 
+/// Products that are added before they are added to others: long sums lose fewer bits.
+const SLICE: usize = 64;
+
 /// A matrix in columns.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
@@ -29,7 +32,6 @@ struct Desc {
     transposed: [bool; 2],
     epilogue: c_int,
     bias: u64,
-    bias_type: Option<c_int>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -102,7 +104,7 @@ impl Card {
             code => Err(code),
         }
     }
-    /// Computes a product; sums are in f32, in order.
+    /// Computes a product; sums are in f32, of [`SLICE`] products at a time.
     pub(crate) fn product(&mut self, product: &Product) -> Result<(), Code> {
         let Product { desc, alpha, beta, a, b, d } = product;
         let (first, second) = (self.matrix(*a)?, self.matrix(*b)?);
@@ -110,8 +112,7 @@ impl Card {
         let mut old = if *beta == 0.0 { vec![] } else { self.matrix(*d)? };
         old.resize((out.columns - 1) * out.leading + m, 0.0);
         let bias = if desc.epilogue == 4 {
-            let dtype = desc.bias_type.unwrap_or(out.dtype);
-            self.matrix((desc.bias, Layout { dtype, rows: m, columns: 1, leading: m }))?
+            self.matrix((desc.bias, Layout { dtype: out.dtype, rows: m, columns: 1, leading: m }))?
         } else {
             vec![0.0; m]
         };
@@ -121,11 +122,12 @@ impl Card {
         for column in 0..out.columns {
             let mut bytes = vec![];
             for row in 0..m {
-                let mut sum = 0.0_f32;
-                for l in 0..k {
+                let product = |l: usize| {
                     let x = at(&first, &a.1, desc.transposed[0], row, l);
-                    sum = x.mul_add(at(&second, &b.1, desc.transposed[1], l, column), sum);
-                }
+                    x * at(&second, &b.1, desc.transposed[1], l, column)
+                };
+                let slice = |begin: usize| (begin..k.min(begin + SLICE)).map(product).sum::<f32>();
+                let sum: f32 = (0..k).step_by(SLICE).map(slice).sum();
                 let x = alpha * sum + beta * old[column * out.leading + row] + bias[row];
                 bytes.extend(encode(out.dtype, x));
             }
@@ -185,7 +187,6 @@ crate::driver! {
             (4, 4) => desc.transposed[1] = number() == 1,
             (7, 4) => desc.epilogue = number(),
             (8, 8) => desc.bias = unsafe { from.cast::<u64>().read_unaligned() },
-            (26, 4) => desc.bias_type = Some(number()),
             _ => return refused(format_args!("attribute {attribute} of a product in {bytes} bytes")),
         }
         SUCCESS

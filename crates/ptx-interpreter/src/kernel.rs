@@ -259,6 +259,45 @@ pub(crate) enum Op {
     ProductWait {
         pending: usize,
     },
+    /// `setmaxnreg`: nothing but an instruction of the whole warpgroup.
+    SetRegisters,
+    /// `mbarrier.init`
+    MBarrierInit {
+        space: Space,
+        address: Address,
+        count: Reg,
+    },
+    /// `mbarrier.inval`
+    MBarrierInvalidate {
+        space: Space,
+        address: Address,
+    },
+    /// `mbarrier.arrive`, and `mbarrier.expect_tx` (`arrives` is false). `state` receives the phase.
+    MBarrierArrive {
+        space: Space,
+        state: Reg,
+        address: Address,
+        arrives: bool,
+        count: Reg,
+        bytes: Reg,
+    },
+    /// `mbarrier.try_wait`, `mbarrier.test_wait`, by parity or by the phase that `arrive` gave.
+    MBarrierWait {
+        space: Space,
+        p: Pred,
+        address: Address,
+        phase: Reg,
+        parity: bool,
+    },
+    /// `fence.mbarrier_init`
+    MBarrierFence,
+    /// `cp.async.bulk` from global to shared memory.
+    CopyBulk {
+        to: Address,
+        from: Address,
+        bytes: Reg,
+        barrier: Address,
+    },
     /// `fence.proxy.async`, where it covers shared memory.
     ProxyFence,
     CopyAsync {

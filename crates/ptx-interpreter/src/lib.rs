@@ -12,7 +12,8 @@
 //! - a barrier is reached by a part of a warp, is used with two counts, or never completes;
 //! - bytes of a `cp.async` are touched before the wait;
 //! - registers of a `wgmma.mma_async` are touched before its wait or without `wgmma.fence`, shared memory is overwritten that
-//!   it may still read, or reaches it without `fence.proxy.async`.
+//!   it may still read, or reaches it without `fence.proxy.async`;
+//! - bytes of a bulk copy are touched by who has not waited at its `mbarrier`, or an `mbarrier` never completes.
 //!
 //! ```
 //! use ptx_interpreter::{Machine, Module};
@@ -51,7 +52,8 @@
 //! # What it is not
 //! It knows the instructions that this project's kernels use and refuses all others by name. `.approx` functions and
 //! tensor-core sums are exact functions rounded once, so a card differs in the last bits. Ordering by atomics and fences
-//! between blocks is not modelled: such kernels are reported as races. Speed of a card cannot be seen, only its causes:
+//! between blocks is not modelled: such kernels are reported as races. A lane that arrives or waits at an `mbarrier` does so
+//! for its warp: a `bar.warp.sync` that is missing there is not found. Speed of a card cannot be seen, only its causes:
 //! instructions, bytes, sectors, bank conflicts ([`Report`]).
 
 mod decode;

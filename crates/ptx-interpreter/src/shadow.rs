@@ -7,8 +7,10 @@
 use crate::lanes::WARP;
 use crate::wgmma::PIECE;
 
-/// Clocks of all warps of a block, as one warp knows them.
-pub(crate) type Clock = [u32; WARP];
+/// Clocks of all warps of a block, as one warp knows them; behind them those of the bulk copies of each `mbarrier`.
+pub(crate) type Clock = [u32; CLOCKS];
+/// Entries of a [`Clock`].
+pub(crate) const CLOCKS: usize = 2 * WARP;
 
 /// Lane or warp of several readers; both: readers of several blocks.
 const MANY: u8 = u8::MAX;
@@ -25,6 +27,8 @@ pub(crate) struct Me<'a> {
     pub warp: u8,
     pub lane: u8,
     pub clock: &'a Clock,
+    /// Epoch of the warp in which its lanes last met: earlier accesses of one are known to all.
+    pub synced: u32,
     /// Barriers of the whole block that this warp passed.
     pub full_barriers: u32,
     /// Atomic, volatile or relaxed: does not race with its kind.
@@ -60,11 +64,18 @@ impl Access {
     /// Whether an access of the same block is ordered before `me`.
     fn ordered(&self, me: &Me) -> bool {
         if self.warp == me.warp {
-            self.lane == me.lane || self.epoch < me.epoch()
+            self.lane == me.lane || self.epoch < me.synced
         } else {
             me.clock[usize::from(self.warp)] >= self.epoch
         }
     }
+}
+
+fn is_thread(warp: u8, lane: u8) -> bool {
+    usize::from(warp) < WARP && lane < WHOLE
+}
+fn thread(warp: u8, lane: u8) -> u32 {
+    u32::from(warp) * WARP as u32 + u32::from(lane)
 }
 
 /// The other side of a race.
@@ -79,18 +90,19 @@ pub(crate) struct Conflict {
 
 impl Conflict {
     fn write(access: &Access, other_block: bool) -> Self {
-        let thread = Some(u32::from(access.warp) * WARP as u32 + u32::from(access.lane));
+        let thread = is_thread(access.warp, access.lane).then(|| thread(access.warp, access.lane));
         Conflict { wrote: true, thread, other_block, line: Some(access.line) }
     }
     fn read(warp: u8, lane: u8, other_block: bool) -> Self {
-        let thread = (warp != MANY && lane < WHOLE).then(|| u32::from(warp) * WARP as u32 + u32::from(lane));
+        let thread = is_thread(warp, lane).then(|| thread(warp, lane));
         Conflict { wrote: false, thread, other_block, line: None }
     }
     /// A sentence; `wrote` says what the access at hand does.
     pub fn message(&self, writes: bool) -> String {
         let did = if self.wrote { "written" } else { "read" };
         let does = if writes { "writes" } else { "reads" };
-        let who = self.thread.map_or("several threads".to_owned(), |t| format!("thread {t}"));
+        let several = if self.wrote { "a bulk copy" } else { "several threads" };
+        let who = self.thread.map_or(several.to_owned(), |t| format!("thread {t}"));
         let line = self.line.map_or(String::new(), |line| format!(" in line {line}"));
         let (whose, why) = if self.other_block {
             (" of another block", "nothing orders blocks of one launch")
@@ -148,14 +160,21 @@ impl SharedShadow {
         let proxy = self.proxy.as_ref()?;
         self.cells(at, bytes).find_map(|cell| {
             let write = &self.writes[cell];
-            if write.epoch == 0 {
-                return None;
+            if write.epoch == 0 || usize::from(write.warp) >= WARP {
+                return None; // bulk copies are of the same proxy
             }
             let thread = usize::from(write.warp) * WARP + usize::from(write.lane);
             let fence = proxy.fences[thread].get(proxy.fences_before[cell] as usize);
             let ordered = fence.is_some_and(|&epoch| Access { epoch, ..*write }.ordered(me));
             (!ordered).then_some((thread as u32, write.line, fence.is_some()))
         })
+    }
+    /// A bulk copy of the `mbarrier` with this entry of the clock has arrived.
+    pub fn arrived(&mut self, at: usize, bytes: usize, entry: usize, epoch: u32, line: u32) {
+        for cell in self.cells(at, bytes) {
+            self.writes[cell] = Access { block: 0, epoch, line, warp: entry as u8, lane: 0, strong: false };
+            self.reads[cell * self.warps..(cell + 1) * self.warps].fill(0);
+        }
     }
     /// A read of the asynchronous proxy starts; it ends with [`Self::end_read`].
     pub fn begin_read(&mut self, at: usize, line: u32) {
@@ -189,7 +208,7 @@ impl SharedShadow {
             }
             if !me.strong {
                 let slot = &mut self.reads[cell * self.warps + usize::from(me.warp)];
-                let (now, lane) = (*slot >> 8 == me.epoch(), *slot as u8);
+                let (now, lane) = (*slot >> 8 >= me.synced, *slot as u8);
                 // A read of the whole warp says nothing that a lane's does not.
                 let lane = match (now && lane != WHOLE, me.lane) {
                     (true, WHOLE) => lane,
@@ -213,7 +232,7 @@ impl SharedShadow {
                     continue;
                 }
                 let ordered = if warp == usize::from(me.warp) {
-                    lane == me.lane || lane == WHOLE || epoch < me.epoch()
+                    lane == me.lane || lane == WHOLE || epoch < me.synced
                 } else {
                     me.clock[warp] >= epoch
                 };

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::kernel::Kernel;
 use crate::lanes::{Lanes, WARP};
-use crate::shadow::Clock;
+use crate::shadow::{CLOCKS, Clock};
 
 /// One asynchronous copy on its way.
 pub(crate) struct Copy {
@@ -73,6 +73,8 @@ pub(crate) enum State {
     Running,
     /// At a barrier of the block.
     Waiting,
+    /// Asked an `mbarrier` in vain: others go on first.
+    Polling,
     Done,
 }
 
@@ -94,6 +96,8 @@ pub(crate) struct Warp {
     pub live: u32,
     pub state: State,
     pub clock: Clock,
+    /// Its own clock when its lanes last met.
+    pub synced: u32,
     pub full_barriers: u32,
     pub copies: Vec<Copies>,
     pub flights: Flights,
@@ -101,7 +105,7 @@ pub(crate) struct Warp {
 
 impl Warp {
     pub fn new(kernel: &Kernel, index: usize, live: u32) -> Self {
-        let mut clock = [0; WARP];
+        let mut clock = [0; CLOCKS];
         clock[index] = 1;
         let mut warp = Warp {
             index,
@@ -116,6 +120,7 @@ impl Warp {
             live,
             state: State::Running,
             clock,
+            synced: 1,
             full_barriers: 0,
             copies: vec![],
             flights: Flights::new(kernel),
@@ -134,7 +139,7 @@ impl Warp {
         for &(register, _) in &kernel.constants {
             self.written[usize::from(register)] = u32::MAX; // nothing writes to constants
         }
-        let mut clock = [0; WARP];
+        let mut clock = [0; CLOCKS];
         clock[index] = 1;
         Warp {
             index,
@@ -145,6 +150,7 @@ impl Warp {
             live,
             state: State::Running,
             clock,
+            synced: 1,
             full_barriers: 0,
             copies: vec![],
             flights: Flights::new(kernel),
@@ -215,8 +221,13 @@ impl Warp {
         self.predicates_written[at] |= mask;
         self.predicates[at] = self.predicates[at] & !mask | value & mask;
     }
-    /// A barrier: later accesses are told from earlier ones.
+    /// Later accesses are told from earlier ones.
     pub fn tick(&mut self) {
         self.clock[self.index] += 1;
+    }
+    /// A barrier: the lanes know of each other's accesses.
+    pub fn sync(&mut self) {
+        self.tick();
+        self.synced = self.clock[self.index];
     }
 }

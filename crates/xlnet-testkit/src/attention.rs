@@ -196,7 +196,7 @@ impl Attention {
             ids: s.indices("segments", [b, l], 0, 3),
         });
         let mask = self.make_mask(s);
-        let dropout = s.dropout(self.rate);
+        let dropout = s.attention_dropout(self.rate, b);
         let query = (targets > 0).then(|| {
             let mut positions = vec![];
             for _ in 0..b {

@@ -124,9 +124,9 @@ pub fn checks() -> Vec<Check> {
         for kind in KINDS {
             checks.push(Check::new(format!("activation {kind:?} rate {rate}"), move |s| {
                 // Away from the corner of relu.
-                let values = s.normals(59).into_iter().map(|x| if x.abs() < 0.1 { x + 0.5 } else { x }).collect();
-                let (x, out) = (s.floats("x", [59], values), s.output("out", [59]));
-                let (dout, dx, dropout) = (s.normal("dout", [59]), s.output("dx", [59]), s.dropout(rate));
+                let values = s.normals(6 * 11).into_iter().map(|x| if x.abs() < 0.1 { x + 0.5 } else { x }).collect();
+                let (x, out) = (s.floats("x", [6, 11], values), s.output("out", [6, 11]));
+                let (dout, dx, dropout) = (s.normal("dout", [6, 11]), s.output("dx", [6, 11]), s.dropout(rate, 6));
                 s.push(Activation { x, out, kind, dropout })?;
                 s.builder.phase("backward");
                 s.push(ActivationGrad { x, dout, dx, kind, dropout })?;
@@ -136,9 +136,10 @@ pub fn checks() -> Vec<Check> {
         checks.push(Check::new(format!("layer_norm rate {rate}"), move |s| layer_norm(s, rate)));
     }
     checks.push(Check::new("dropout", |s| {
+        let shape = [6, 11];
         let (x, out, dout, dx) =
-            (s.normal("x", [59]), s.output("out", [59]), s.normal("dout", [59]), s.output("dx", [59]));
-        let dropout = s.dropout(0.3).expect("the rate is not 0");
+            (s.normal("x", shape), s.output("out", shape), s.normal("dout", shape), s.output("dx", shape));
+        let dropout = s.dropout(0.3, 6).expect("the rate is not 0");
         s.push(Dropout { x, out, dropout })?;
         s.builder.phase("backward");
         s.push(Dropout { x: dout, out: dx, dropout })?;
@@ -156,7 +157,7 @@ pub fn checks() -> Vec<Check> {
 fn layer_norm(s: &mut Setup, rate: f32) -> Result<Twins> {
     let (r, d) = (5, 17);
     let (x, residual) = (s.normal("x", [r, d]), s.normal("residual", [r, d]));
-    let (gamma, beta, dropout) = (s.normal("gamma", [d]), s.normal("beta", [d]), s.dropout(rate));
+    let (gamma, beta, dropout) = (s.normal("gamma", [d]), s.normal("beta", [d]), s.dropout(rate, r));
     let (out, sum) = (s.output("out", [r, d]), s.output("sum", [r, d]));
     let (mean, rstd) = (s.output("mean", [r]), s.output("rstd", [r]));
     let (dout, dsum) = (s.normal("dout", [r, d]), s.output("dsum", [r, d]));
@@ -169,6 +170,7 @@ fn layer_norm(s: &mut Setup, rate: f32) -> Result<Twins> {
         gamma,
         beta,
         out,
+        rounded: None,
         sum: Some(sum),
         mean: Some(mean),
         rstd: Some(rstd),

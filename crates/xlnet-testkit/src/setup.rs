@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use xlnet::Result;
 use xlnet::backend::Executor;
-use xlnet::op::{DropoutSite, Op, Target, Write};
+use xlnet::op::{DropoutSite, KEY_LEN, Op, Target, Write};
 use xlnet::program::{Builder, Program};
 use xlnet::tensor::{DType, Role, Shape, TensorId};
 
@@ -166,13 +166,21 @@ impl Setup {
         order.shuffle(&mut self.rng);
         order
     }
-    /// A dropout site with a key of its own; `None` at rate 0.
-    pub fn dropout(&mut self, rate: f32) -> Option<DropoutSite> {
+    /// A dropout site of a tensor of `rows` rows, with a key of its own: where they can be, they are those of several
+    /// batch rows, in two parts. `None` at rate 0.
+    pub fn dropout(&mut self, rate: f32, rows: usize) -> Option<DropoutSite> {
+        let batch = [3, 2, 1].into_iter().find(|batch| rows.is_multiple_of(*batch))?;
+        let each = rows / batch;
+        self.attention_dropout(rate, batch).map(|site| DropoutSite { lead: each - each / 3, ..site })
+    }
+    /// A dropout site of attention over `batch` rows, which are any rows of the whole batch. `None` at rate 0.
+    pub fn attention_dropout(&mut self, rate: f32, batch: usize) -> Option<DropoutSite> {
         if rate == 0.0 {
             return None;
         }
-        let (key, site) = (vec![self.rng.random(), self.rng.random()], self.rng.random_range(0..100));
-        Some(DropoutSite { key: self.words("dropout key", [2], key), site, rate })
+        let site = self.rng.random_range(0..100);
+        let key = (0..KEY_LEN + batch).map(|_| self.rng.random()).collect();
+        Some(DropoutSite { key: self.words("dropout key", [KEY_LEN + batch], key), site, rate, lead: 0 })
     }
     /// A result that is overwritten: NaN before, so that elements left out are seen.
     pub fn output(&mut self, name: &str, shape: impl Into<Shape>) -> TensorId {

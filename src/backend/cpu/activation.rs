@@ -17,7 +17,7 @@ const TANH_FACTOR: f64 = FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
 const CUBIC: f64 = 0.044715;
 
 /// `out = dropout(f(x))`; without `x`, `out` is changed in place.
-pub fn activation<R: Real>(out: &mut [R], x: Option<&[R]>, kind: ActivationKind, mask: Option<DropoutMask>) {
+pub fn activation<R: Real>(out: &mut [R], x: Option<&[R]>, kind: ActivationKind, mask: Option<DropoutMask<'_>>) {
     let blocks = out.len().div_ceil(BLOCK);
     for_each(blocks, (part_mut(out, BLOCK), x.map(|x| part(x, BLOCK))), |block, (mut out, x)| {
         vectorize(
@@ -43,7 +43,7 @@ pub fn activation_grad<R: Real>(
     x: &[R],
     dout: Option<&[R]>,
     kind: ActivationKind,
-    mask: Option<DropoutMask>,
+    mask: Option<DropoutMask<'_>>,
 ) {
     let blocks = dx.len().div_ceil(BLOCK);
     let set = (part_mut(dx, BLOCK), part(x, BLOCK), dout.map(|dout| part(dout, BLOCK)));
@@ -177,8 +177,9 @@ mod tests {
 
     #[test]
     fn forward_and_backward_drop_the_same() {
-        let mask = DropoutMask::new([5, 6], DropoutSite { key: TensorId(0), site: 1, rate: 0.3 }).unwrap();
         let n = BLOCK + 2 * CHUNK + 3;
+        let site = DropoutSite { key: TensorId(0), site: 1, rate: 0.3, lead: 1 };
+        let mask = DropoutMask::new(&[5, 6, 9], site, [1, n]).unwrap();
         let (mut out, mut dx) = (vec![1.0f32; n], vec![1.0f32; n]);
         activation(&mut out, None, Relu, Some(mask));
         activation_grad(&mut dx, &vec![1.0; n], None, Relu, Some(mask));

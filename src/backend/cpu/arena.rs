@@ -324,9 +324,9 @@ mod tests {
     fn arenas() -> (Arenas, [TensorId; 4]) {
         let mut b = Builder::new(DType::F32);
         let [x, y] = ["x", "y"].map(|name| b.input(name, [8]));
-        let key = b.tensor("key", [2], DType::U32, Role::Input);
+        let key = b.tensor("key", [3], DType::U32, Role::Input);
         let tail = b.view(x, 4, [4]).unwrap();
-        b.push(Dropout { x, out: y, dropout: DropoutSite { key, site: 0, rate: 0.5 } }).unwrap();
+        b.push(Dropout { x, out: y, dropout: DropoutSite { key, site: 0, rate: 0.5, lead: 1 } }).unwrap();
         let program = Arc::new(b.finish().unwrap());
         let plan = Plan::new(&program, &|_| 0);
         (Arenas::new(program, plan).unwrap(), [x, y, key, tail])

@@ -1,7 +1,7 @@
 //! From the attention ops of a program to the slices of the attention kernels.
 
 use super::arena::{Access, Element};
-use super::dispatch::key_of;
+use super::dropout::split_key;
 use super::real::Real;
 use super::rel_attention::{self as forward_kernel, Dropout, Inputs, Outputs, Query, Relative, Segments, Sizes};
 use super::rel_attention_grad::{self as grad_kernel, Gradients, ParamGrad, Saved};
@@ -62,11 +62,15 @@ fn inputs<'a, R: Real + Element>(op: &RelAttention, w: &mut Widened<'_, 'a, R>) 
         Mask::Bits(id) => forward_kernel::Mask::Bits(access.read(id)?),
     };
     let dropout = match op.dropout {
-        Some(site) => Some(Dropout {
-            keep: Keep::new(key_of(site, access)?, f64::from(site.rate))?,
-            content_site: site.site,
-            query_site: op.query.map_or(site.site, |s| s.site),
-        }),
+        Some(site) => {
+            let (key, batch_rows) = split_key(access.read(site.key)?);
+            Some(Dropout {
+                keep: Keep::new(key, f64::from(site.rate))?,
+                batch_rows,
+                content_site: site.site,
+                query_site: op.query.map_or(site.site, |s| s.site),
+            })
+        }
         None => None,
     };
     Ok(Inputs {

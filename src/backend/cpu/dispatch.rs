@@ -39,6 +39,8 @@ pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
     };
     let copies = match op {
         Op::MatMul(_)
+        | Op::LayerNorm(_)
+        | Op::LayerNormGrad(_)
         | Op::ColumnSum(_)
         | Op::Activation(_)
         | Op::ActivationGrad(_)
@@ -49,20 +51,15 @@ pub fn workspace_bytes(op: &Op, program: &Program) -> usize {
     (elements + copies) * program.float.size()
 }
 
-/// The random key of a dropout site.
-///
-/// # Errors
-/// Those of [`Access::read`].
-pub fn key_of(site: DropoutSite, access: &mut Access) -> Result<[u32; 2]> {
-    let key = access.read::<u32>(site.key)?;
-    Ok([key[0], key[1]])
-}
-
-fn mask(site: DropoutSite, access: &mut Access) -> Result<DropoutMask> {
-    DropoutMask::new(key_of(site, access)?, site)
-}
-fn mask_some(site: Option<DropoutSite>, access: &mut Access) -> Result<Option<DropoutMask>> {
-    site.map(|site| mask(site, access)).transpose()
+/// The mask of a tensor of `len` elements in rows of `width`.
+fn mask<'a>(
+    site: Option<DropoutSite>,
+    len: usize,
+    width: usize,
+    access: &mut Access<'a>,
+) -> Result<Option<DropoutMask<'a>>> {
+    let rows = len / width.max(1);
+    site.map(|site| DropoutMask::new(access.read(site.key)?, site, [rows, width])).transpose()
 }
 
 /// A tensor to write, and how.
@@ -92,6 +89,7 @@ pub fn check_indices(op: &Op, program: &Program, access: &mut Access) -> Result<
 /// When tensors of the op share memory where that is not allowed, or have other element types than `R`.
 pub fn run<R: Real + Element>(op: &Op, program: &Program, a: &mut Access) -> Result<()> {
     let last = |id: TensorId| program.tensor(id).shape.last();
+    let len = |id: TensorId| program.tensor(id).shape.len();
     let real = |x: f32| R::from_f64(f64::from(x));
     match op {
         Op::Fill(op) => movement::fill(a.write::<R>(op.out)?, real(op.value)),
@@ -134,8 +132,9 @@ pub fn run<R: Real + Element>(op: &Op, program: &Program, a: &mut Access) -> Res
             position::position_encoding::<R>(a.write(op.out)?, [positions, d], op.keys, op.clamp_len, backward);
         }
         Op::Dropout(op) => {
-            let mask = mask(op.dropout, a)?;
-            dropout::dropout::<R>(a.write(op.out)?, a.read_unless(op.x, op.out)?, mask);
+            if let Some(mask) = mask(Some(op.dropout), len(op.x), last(op.x), a)? {
+                dropout::dropout::<R>(a.write(op.out)?, a.read_unless(op.x, op.out)?, mask);
+            }
         }
         Op::MatMul(op) => {
             let mut w = Widened::<R>::new(a)?;
@@ -152,25 +151,25 @@ pub fn run<R: Real + Element>(op: &Op, program: &Program, a: &mut Access) -> Res
         Op::LayerNorm(op) => run_layer_norm::<R>(op, a)?,
         Op::LayerNormGrad(op) => run_layer_norm_grad::<R>(op, a)?,
         Op::Activation(op) if program.tensor(op.x).dtype.is_half() => {
-            let mask = mask_some(op.dropout, a)?;
+            let mask = mask(op.dropout, len(op.x), last(op.x), a)?;
             let mut w = Widened::<R>::new(a)?;
             let (x, out) = (w.read(op.x)?, w.write(op.out)?);
             activation::activation(out, Some(x), op.kind, mask);
             w.store(op.out, out)?;
         }
         Op::ActivationGrad(op) if program.tensor(op.x).dtype.is_half() => {
-            let mask = mask_some(op.dropout, a)?;
+            let mask = mask(op.dropout, len(op.x), last(op.x), a)?;
             let mut w = Widened::<R>::new(a)?;
             let (x, dout, dx) = (w.read(op.x)?, w.read(op.dout)?, w.write(op.dx)?);
             activation::activation_grad(dx, x, Some(dout), op.kind, mask);
             w.store(op.dx, dx)?;
         }
         Op::Activation(op) => {
-            let mask = mask_some(op.dropout, a)?;
+            let mask = mask(op.dropout, len(op.x), last(op.x), a)?;
             activation::activation::<R>(a.write(op.out)?, a.read_unless(op.x, op.out)?, op.kind, mask);
         }
         Op::ActivationGrad(op) => {
-            let (mask, dout) = (mask_some(op.dropout, a)?, a.read_unless(op.dout, op.dx)?);
+            let (mask, dout) = (mask(op.dropout, len(op.x), last(op.x), a)?, a.read_unless(op.dout, op.dx)?);
             activation::activation_grad::<R>(a.write(op.dx)?, a.read(op.x)?, dout, op.kind, mask);
         }
         Op::RelAttention(op) => attention::forward::<R>(op, a)?,
@@ -247,19 +246,29 @@ fn mix_rows_grad<R: Real + Element>(op: &MixRowsGrad, a: &mut Access) -> Result<
 }
 
 fn run_layer_norm<R: Real + Element>(op: &LayerNorm, a: &mut Access) -> Result<()> {
-    let x = a.read_unless(op.x, op.sum.unwrap_or(op.out))?;
+    let mask = mask(op.dropout, a.len(op.out), a.len(op.gamma), a)?;
+    let mut w = Widened::<R>::new(a)?;
+    let x = match op.rounded {
+        Some(_) => Some(w.read(op.x)?),
+        None => w.access().read_unless(op.x, op.sum.unwrap_or(op.out))?,
+    };
+    let a = w.access();
     let (residual, gamma, beta) = (a.read_some(op.residual)?, a.read(op.gamma)?, a.read(op.beta)?);
-    let mask = mask_some(op.dropout, a)?;
     let (sum, mean, rstd) = (a.write_some(op.sum)?, a.write_some(op.mean)?, a.write_some(op.rstd)?);
-    layer_norm::layer_norm::<R>(a.write(op.out)?, sum, mean, rstd, x, residual, gamma, beta, op.eps, mask);
-    Ok(())
+    let out = a.write(op.out)?;
+    layer_norm::layer_norm::<R>(out, sum, mean, rstd, x, residual, gamma, beta, op.eps, mask);
+    w.store_some(op.rounded, out)
 }
 
 fn run_layer_norm_grad<R: Real + Element>(op: &LayerNormGrad, a: &mut Access) -> Result<()> {
-    let (mask, dout) = (mask_some(op.dropout, a)?, a.read_unless(op.dout, op.dsum)?);
+    let dout = a.read_unless(op.dout, op.dsum)?;
     let (sum, mean, rstd, gamma) = (a.read(op.sum)?, a.read(op.mean)?, a.read(op.rstd)?, a.read(op.gamma)?);
-    let (dx, dgamma, dbeta) = (a.write_some(op.dx)?.zip(mask), target(op.dgamma, a)?, target(op.dbeta, a)?);
-    let dsum = a.write(op.dsum)?;
-    layer_norm::layer_norm_grad::<R>(dsum, dx, dgamma, dbeta, dout, sum, mean, rstd, gamma, a.workspace()?);
-    Ok(())
+    let mask = mask(op.dropout, a.len(op.dsum), gamma.len(), a)?;
+    let (dgamma, dbeta, dsum) = (target(op.dgamma, a)?, target(op.dbeta, a)?, a.write(op.dsum)?);
+    let mut w = Widened::<R>::new(a)?;
+    // Without dropout dx is dsum in half precision.
+    let mut dx = op.dx.filter(|_| mask.is_some()).map(|id| w.write(id)).transpose()?;
+    let masked = dx.as_deref_mut().zip(mask);
+    layer_norm::layer_norm_grad::<R>(dsum, masked, dgamma, dbeta, dout, sum, mean, rstd, gamma, w.rest());
+    w.store_some(op.dx, dx.unwrap_or(dsum))
 }

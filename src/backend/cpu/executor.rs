@@ -193,8 +193,8 @@ mod tests {
             let (out, bias) = (Target::set(h), None);
             b.push(MatMul { a: x, b: w, bias, out, m: 2, n: 2, k: 3, trans_a: false, trans_b: false }).unwrap();
             b.push(Activation { x: h, out: h, kind: ActivationKind::Relu, dropout: None }).unwrap();
-            let key = b.tensor("key", [2], DType::U32, Role::Input);
-            b.push(Dropout { x: h, out: y, dropout: DropoutSite { key, site: 0, rate: 0.0 } }).unwrap();
+            let key = b.tensor("key", [4], DType::U32, Role::Input);
+            b.push(Dropout { x: h, out: y, dropout: DropoutSite { key, site: 0, rate: 0.0, lead: 1 } }).unwrap();
             let mut e = open(b);
             assert_eq!(e.held_bytes(), e.plan().total_bytes());
             assert!(e.profile(true).is_empty());

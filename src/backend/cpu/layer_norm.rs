@@ -17,7 +17,7 @@ pub fn layer_norm<R: Real>(
     gamma: &[R],            // [d]
     beta: &[R],             // [d]
     eps: f32,
-    mask: Option<DropoutMask>,
+    mask: Option<DropoutMask<'_>>,
 ) {
     let d = gamma.len();
     let (rows, block_rows) = (out.len() / d, rows_per_block(d));
@@ -77,15 +77,15 @@ pub fn grad_workspace_len(rows: usize, d: usize) -> usize {
 
 /// Gradient; see [`crate::op::LayerNormGrad`]. Without `dout`, it lies in `dsum`.
 pub fn layer_norm_grad<R: Real>(
-    dsum: &mut [R],                      // [R, d]
-    dx: Option<(&mut [R], DropoutMask)>, // [R, d]
-    dgamma: Option<(&mut [R], Write)>,   // [d]
-    dbeta: Option<(&mut [R], Write)>,    // [d]
-    dout: Option<&[R]>,                  // [R, d]
-    sum: &[R],                           // [R, d]
-    mean: &[R],                          // [R]
-    rstd: &[R],                          // [R]
-    gamma: &[R],                         // [d]
+    dsum: &mut [R],                          // [R, d]
+    dx: Option<(&mut [R], DropoutMask<'_>)>, // [R, d]
+    dgamma: Option<(&mut [R], Write)>,       // [d]
+    dbeta: Option<(&mut [R], Write)>,        // [d]
+    dout: Option<&[R]>,                      // [R, d]
+    sum: &[R],                               // [R, d]
+    mean: &[R],                              // [R]
+    rstd: &[R],                              // [R]
+    gamma: &[R],                             // [d]
     workspace: &mut [R],
 ) {
     let d = gamma.len();
@@ -159,12 +159,13 @@ mod tests {
     }
     const SIZES: [(usize, usize); 7] = [(1, 1), (3, 1), (1, 17), (3, 33), (17, 3), (33, 17), (700, 65)];
 
-    fn mask() -> DropoutMask {
-        DropoutMask::new([5, 6], DropoutSite { key: TensorId(0), site: 1, rate: 0.3 }).unwrap()
+    fn mask(rows: usize, d: usize) -> DropoutMask<'static> {
+        let site = DropoutSite { key: TensorId(0), site: 1, rate: 0.3, lead: rows };
+        DropoutMask::new(&[5, 6, 7], site, [rows, d]).unwrap()
     }
 
     /// Sum, mean, rstd and result by the definition.
-    fn naive(x: &[f64], residual: &[f64], gamma: &[f64], beta: &[f64], mask: Option<DropoutMask>) -> [Vec<f64>; 4] {
+    fn naive(x: &[f64], residual: &[f64], gamma: &[f64], beta: &[f64], mask: Option<DropoutMask<'_>>) -> [Vec<f64>; 4] {
         let d = gamma.len();
         let mut sum = x.to_vec();
         if let Some(mask) = mask {
@@ -194,7 +195,7 @@ mod tests {
         for (rows, d) in SIZES {
             let n = rows * d;
             let (x, residual, gamma, beta) = (numbers(n, 1), numbers(n, 2), numbers(d, 3), numbers(d, 4));
-            for mask in [None, Some(mask())] {
+            for mask in [None, Some(mask(rows, d))] {
                 let [sum, mean, rstd, want] = naive(&x, &residual, &gamma, &beta, mask);
                 let (mut out, mut got_sum) = (vec![f64::NAN; n], x.clone());
                 let (mut got_mean, mut got_rstd) = (vec![f64::NAN; rows], vec![f64::NAN; rows]);
@@ -223,7 +224,7 @@ mod tests {
             let n = rows * d;
             let (x, residual, gamma, beta) = (numbers(n, 1), numbers(n, 2), numbers(d, 3), numbers(d, 4));
             let dout = numbers(n, 5);
-            let mask = mask();
+            let mask = mask(rows, d);
             let loss = |x: &[f64], residual: &[f64], gamma: &[f64], beta: &[f64]| -> f64 {
                 naive(x, residual, gamma, beta, Some(mask))[3].iter().zip(&dout).map(|(a, b)| a * b).sum()
             };

@@ -120,9 +120,11 @@ pub struct Segments<'a, R> {
 
 /// Dropout of the probabilities.
 #[derive(Clone, Copy, Debug)]
-pub struct Dropout {
+pub struct Dropout<'a> {
     /// Key and rate of this step.
     pub keep: Keep,
+    /// `[B]`, the number of each batch row in the whole batch.
+    pub batch_rows: &'a [u32],
     /// Site of the content stream.
     pub content_site: u32,
     /// Site of the query stream.
@@ -153,7 +155,7 @@ pub struct Inputs<'a, R> {
     /// Usually `D^-1/2`.
     pub scale: R,
     /// Dropout of the probabilities.
-    pub dropout: Option<Dropout>,
+    pub dropout: Option<Dropout<'a>>,
 }
 
 /// What the forward op sets. A stream that is absent has empty slices.
@@ -274,8 +276,8 @@ fn softmax_tile<R: Real>(
                 lse[tile.rows[t]] = max + sums[t].ln();
                 if let Some(dropout) = inputs.dropout {
                     let keep = &mut keep[..n];
-                    let counter = [tile.rows[t] as u32, (b * sizes.heads + h) as u32, stream.site];
-                    dropout.keep.row(counter, R::from_f64(dropout.keep.scale()), keep);
+                    let counter = [tile.rows[t] as u32, dropout.head(sizes, b, h), stream.site];
+                    dropout.keep.row(counter, 0, R::from_f64(dropout.keep.scale()), keep);
                     for (s, &keep) in row.iter_mut().zip(&*keep) {
                         *s *= keep;
                     }
@@ -287,6 +289,13 @@ fn softmax_tile<R: Real>(
 }
 
 const OP: &str = "rel_attention";
+
+impl Dropout<'_> {
+    /// Word 2 of the counters of head `h` of batch row `b`.
+    pub(super) fn head(&self, sizes: &Sizes, b: usize, h: usize) -> u32 {
+        self.batch_rows[b].wrapping_mul(sizes.heads as u32).wrapping_add(h as u32)
+    }
+}
 
 impl<'a, R: Real> Inputs<'a, R> {
     pub(super) fn group(&self) -> Option<&'a [i32]> {

@@ -325,8 +325,8 @@ impl<R: Real> Context<'_, R> {
                     }
                     if let Some(dropout) = inputs.dropout {
                         let keep = &mut scratch.keep[..n];
-                        let counter = [i as u32, (b * sizes.heads + h) as u32, stream.site];
-                        dropout.keep.row(counter, R::from_f64(dropout.keep.scale()), keep);
+                        let counter = [i as u32, dropout.head(sizes, b, h), stream.site];
+                        dropout.keep.row(counter, 0, R::from_f64(dropout.keep.scale()), keep);
                         for ((s, dp), &keep) in s.iter_mut().zip(dp.iter_mut()).zip(&*keep) {
                             let p = *s;
                             *s = p * keep;

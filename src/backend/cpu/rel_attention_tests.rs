@@ -36,7 +36,7 @@ struct Case {
     causal: bool,
     same_length: bool,
     scale: f64,
-    dropout: Option<Dropout>,
+    dropout: Option<Dropout<'static>>,
     dout: Vec<f64>,
     query_dout: Vec<f64>,
 }
@@ -158,9 +158,10 @@ impl Case {
         masked || self.causal && j > m + i || self.same_length && j < i
     }
 
-    fn keep(&self, b: usize, h: usize, row: usize, j: usize, site: fn(&Dropout) -> u32) -> f64 {
+    fn keep(&self, b: usize, h: usize, row: usize, j: usize, site: fn(&Dropout<'_>) -> u32) -> f64 {
         let Some(dropout) = &self.dropout else { return 1.0 };
-        let counter = [j as u32 / 8, row as u32, (b * self.sizes.heads + h) as u32, site(dropout)];
+        let head = dropout.batch_rows[b] * self.sizes.heads as u32 + h as u32;
+        let counter = [j as u32 / 8, row as u32, head, site(dropout)];
         let word = philox::block(counter, dropout.keep.key())[j % 8 / 2];
         let bits = word >> (16 * (j % 2)) & 0xFFFF;
         if bits >= dropout.keep.threshold() { dropout.keep.scale() } else { 0.0 }
@@ -180,7 +181,7 @@ impl Case {
             } else {
                 (&mut *out, &mut *lse, &mut *dq)
             };
-            let site: fn(&Dropout) -> u32 = if query { |d| d.query_site } else { |d| d.content_site };
+            let site: fn(&Dropout<'_>) -> u32 = if query { |d| d.query_site } else { |d| d.content_site };
             for (b, h, row) in (0..if q.is_empty() { 0 } else { batch * heads * rows })
                 .map(|at| (at / rows / heads, at / rows % heads, at % rows))
             {
@@ -316,6 +317,7 @@ impl Case {
             scale: 1.0 / (head_dim as f64).sqrt(),
             dropout: (dropout == 1).then(|| Dropout {
                 keep: Keep::new([3, 4], 0.2).unwrap(),
+                batch_rows: &[5, 1, 9, 2],
                 content_site: 10,
                 query_site: 11,
             }),

@@ -32,7 +32,6 @@ const CUBLASLT_MATMUL_DESC_TRANSA: c_int = 3;
 const CUBLASLT_MATMUL_DESC_TRANSB: c_int = 4;
 const CUBLASLT_MATMUL_DESC_EPILOGUE: c_int = 7;
 const CUBLASLT_MATMUL_DESC_BIAS_POINTER: c_int = 8;
-const CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: c_int = 26; // since 11.8
 const CUBLASLT_EPILOGUE_BIAS: c_int = 4;
 const CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: c_int = 1;
 const CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK: c_int = 3;
@@ -212,7 +211,7 @@ struct Shape {
     add: bool,
     operands: DType,
     result: DType,
-    bias: Option<DType>,
+    bias: bool,
     aligned: [u32; 3], // bytes: a, b, out
 }
 
@@ -227,7 +226,7 @@ impl Shape {
             add,
             operands,
             result,
-            bias: bias.map(|(_, dtype)| dtype),
+            bias: bias.is_some(),
             aligned: [a, b, out].map(|address| aligned(address) as u32),
         }
     }
@@ -276,7 +275,7 @@ impl Products {
     pub fn prepare(&mut self, product: &Product) -> Option<usize> {
         let shape = Shape::of(product);
         // Nothing says how a bias is loaded.
-        if product.bias.is_some_and(|(bias, _)| !bias.is_multiple_of(16)) {
+        if product.bias.is_some_and(|bias| !bias.is_multiple_of(16)) {
             return None;
         }
         let known = self.shapes.get(&shape).copied();
@@ -306,12 +305,10 @@ impl Products {
         })?;
         desc.set(desc_set, CUBLASLT_MATMUL_DESC_TRANSA, c_int::from(trans_b))?;
         desc.set(desc_set, CUBLASLT_MATMUL_DESC_TRANSB, c_int::from(trans_a))?;
-        if let Some((bias, dtype)) = product.bias {
+        // A bias is in the type of the result; the choice wants to know where.
+        if let Some(bias) = product.bias {
             desc.set(desc_set, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS)?;
             desc.set(desc_set, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
-            if dtype != shape.result {
-                desc.set(desc_set, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, number_of(dtype)?)?;
-            }
         }
         // Rows in memory, as the library's columns.
         let layout = |dtype: c_int, rows: usize, columns: usize| {
@@ -367,7 +364,7 @@ impl Products {
     pub fn launch(&self, number: usize, stream: sys::CUstream) -> Result<(), Status> {
         let (shape, product) = &self.products[number];
         let Prepared { desc, layouts, algorithm, workspace, beta } = &self.prepared[*shape];
-        if let Some((bias, _)) = product.bias {
+        if let Some(bias) = product.bias {
             desc.set(self.functions.desc_set, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
         }
         let [first, second, out] = layouts.each_ref().map(|layout| layout.pointer);

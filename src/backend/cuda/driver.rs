@@ -31,8 +31,8 @@ pub struct Product {
     pub a: u64, // [m, k], or [k, m] when trans_a
     /// Right operand.
     pub b: u64, // [k, n], or [n, k] when trans_b
-    /// Added to every row, with its element type.
-    pub bias: Option<(u64, DType)>, // [n]
+    /// Added to every row.
+    pub bias: Option<u64>, // [n]
     /// Result.
     pub out: u64, // [m, n]
     /// Rows of the result.
@@ -49,7 +49,7 @@ pub struct Product {
     pub add: bool,
     /// Element type of `a` and `b`.
     pub operands: DType,
-    /// Element type of `out`; sums are in f32 in any case.
+    /// Element type of `bias` and `out`; sums are in f32 in any case.
     pub result: DType,
 }
 

@@ -188,7 +188,7 @@ impl Memory {
         Product {
             a: address(a),
             b: address(b),
-            bias: bias.map(|bias| (address(bias), dtype(bias))),
+            bias: bias.map(address),
             out: address(out.id),
             m,
             n,

@@ -5,12 +5,11 @@ use crate::Result;
 use crate::kernel::Variant;
 use crate::kernel::params::{self, Drop, size};
 use crate::op::philox::DECISIONS;
-use crate::op::{Activation, ActivationGrad, ActivationKind, Adam, Dropout, PositionEncoding};
+use crate::op::{Activation, ActivationGrad, ActivationKind, Adam, Dropout, DropoutSite, PositionEncoding};
+use crate::tensor::TensorId;
 
 /// Invocations of a work group where each owns the elements of one Philox block.
 const WG: u32 = 64;
-/// Elements of such a work group.
-const ELEMENTS: usize = WG as usize * DECISIONS;
 
 /// Template value of an activation.
 fn kind(kind: ActivationKind) -> &'static str {
@@ -22,36 +21,45 @@ fn kind(kind: ActivationKind) -> &'static str {
     }
 }
 
+/// Params and grid of a kernel over the elements of `x`, each invocation with those of one Philox block; without dropout
+/// they are all of one row.
+fn over_elements(x: TensorId, site: Option<DropoutSite>, c: &Context) -> Result<(params::Elements, [u32; 3])> {
+    let n = c.len(x);
+    let d = if site.is_some() { c.desc(x).shape.last() } else { n }.max(1);
+    let rows = n / d;
+    let key_len = site.map_or(0, |site| c.len(site.key));
+    let Drop { site, threshold, scale, lead, tail, split } = Drop::new(site, rows, key_len)?;
+    let params = params::Elements { rows: size(rows)?, d: size(d)?, site, threshold, scale, lead, tail, split };
+    Ok((params, c.flat(rows * d.div_ceil(DECISIONS), WG as usize)?))
+}
+
 pub fn dropout(op: &Dropout, c: &Context) -> Result<Vec<Launch>> {
-    let (n, Drop { site, threshold, scale }) = (c.len(op.x), Drop::new(Some(op.dropout))?);
+    let (params, grid) = over_elements(op.x, Some(op.dropout), c)?;
     let variant = Variant::new("dropout").name("dtype", c.dtype(op.x)?).int("wg", WG);
-    let params = params::Dropout { n: size(n)?, site, threshold, scale };
     let buffers = [op.x, op.dropout.key, op.out].map(Some);
-    Ok(vec![c.launch(variant, &params, &buffers, c.flat(n, ELEMENTS)?)?])
+    Ok(vec![c.launch(variant, &params, &buffers, grid)?])
 }
 
 pub fn activation(op: &Activation, c: &Context) -> Result<Vec<Launch>> {
-    let (n, Drop { site, threshold, scale }) = (c.len(op.x), Drop::new(op.dropout)?);
+    let (params, grid) = over_elements(op.x, op.dropout, c)?;
     let variant = Variant::new("activation")
         .name("dtype", c.element(op.x)?)
         .name("kind", kind(op.kind))
         .flag("dropout", op.dropout.is_some())
         .int("wg", WG);
-    let params = params::Activation { n: size(n)?, site, threshold, scale };
     let buffers = [Some(op.x), op.dropout.map(|d| d.key), Some(op.out)];
-    Ok(vec![c.launch(variant, &params, &buffers, c.flat(n, ELEMENTS)?)?])
+    Ok(vec![c.launch(variant, &params, &buffers, grid)?])
 }
 
 pub fn activation_grad(op: &ActivationGrad, c: &Context) -> Result<Vec<Launch>> {
-    let (n, Drop { site, threshold, scale }) = (c.len(op.x), Drop::new(op.dropout)?);
+    let (params, grid) = over_elements(op.x, op.dropout, c)?;
     let variant = Variant::new("activation_grad")
         .name("dtype", c.element(op.x)?)
         .name("kind", kind(op.kind))
         .flag("dropout", op.dropout.is_some())
         .int("wg", WG);
-    let params = params::ActivationGrad { n: size(n)?, site, threshold, scale };
     let buffers = [Some(op.x), Some(op.dout), op.dropout.map(|d| d.key), Some(op.dx)];
-    Ok(vec![c.launch(variant, &params, &buffers, c.flat(n, ELEMENTS)?)?])
+    Ok(vec![c.launch(variant, &params, &buffers, grid)?])
 }
 
 /// Rows of a block of the position table: the power of the frequency is found once for all of them.

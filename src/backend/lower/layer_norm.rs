@@ -2,31 +2,60 @@
 
 use super::movement::{Columns, block_rows, blocks, column_sum_step};
 use super::{Context, Launch};
-use crate::Result;
-use crate::kernel::Variant;
 use crate::kernel::params::{self, Drop, size};
-use crate::op::{LayerNorm, LayerNormGrad, Target, Write};
+use crate::kernel::{Language, Variant};
+use crate::op::{DropoutSite, LayerNorm, LayerNormGrad, Target, Write};
+use crate::tensor::TensorId;
+use crate::{Error, Result};
 
 /// Invocations that share a row.
 const WG: u32 = 64;
 
+/// Constants of a dropout place of `rows` rows.
+fn place(site: Option<DropoutSite>, rows: usize, c: &Context) -> Result<Drop> {
+    Drop::new(site, rows, site.map_or(0, |site| c.len(site.key)))
+}
+
 pub fn layer_norm(op: &LayerNorm, c: &Context) -> Result<Vec<Launch>> {
-    let (d, Drop { site, threshold, scale }) = (c.len(op.gamma), Drop::new(op.dropout)?);
+    let d = c.len(op.gamma);
     let rows = c.len(op.x) / d;
-    let variant = Variant::new("layer_norm")
-        .name("dtype", c.dtype(op.x)?)
+    let Drop { site, threshold, scale, lead, tail, split } = place(op.dropout, rows, c)?;
+    let variant = Variant::new("layer_norm").name("dtype", c.dtype(op.out)?);
+    let variant = halves(variant, op.rounded, c)?
         .flag("residual", op.residual.is_some())
         .flag("dropout", op.dropout.is_some())
         .flag("kept", op.sum.is_some())
         .int("wg", WG);
     let variant = c.reducing(variant);
     let statistics = u32::from(op.mean.is_some()) + 2 * u32::from(op.rstd.is_some());
-    let params = params::LayerNorm { rows: size(rows)?, d: size(d)?, eps: op.eps, site, threshold, scale, statistics };
+    let (eps, d) = (op.eps, size(d)?);
+    let params = params::LayerNorm { rows: size(rows)?, d, eps, site, threshold, scale, statistics, lead, tail, split };
     let key = op.dropout.map(|dropout| dropout.key);
     let kept = [op.sum, op.mean, op.rstd];
     let buffers = [Some(op.x), op.residual, key, Some(op.gamma), Some(op.beta), Some(op.out)];
-    let buffers: Vec<_> = buffers.into_iter().chain(kept).collect();
+    let mut buffers: Vec<_> = buffers.into_iter().chain(kept).collect();
+    if c.caps.language == Language::Ptx {
+        buffers.push(op.rounded);
+    }
     Ok(vec![c.launch(variant, &params, &buffers, c.flat(rows, 1)?)?])
+}
+
+/// Adds what kernels of PTX ask: the type of the tensor that may be in half precision.
+///
+/// # Errors
+/// When this device has no such numbers.
+fn halves(variant: Variant, id: Option<TensorId>, c: &Context) -> Result<Variant> {
+    let id = id.filter(|id| c.desc(*id).dtype.is_half());
+    match (c.caps.language, id) {
+        (Language::Ptx, None) => Ok(variant.name("half", "none")),
+        (Language::Ptx, Some(id)) => Ok(variant.name("half", c.half(id)?)),
+        (Language::Wgsl, None) => Ok(variant),
+        (language, Some(id)) => Err(Error::device(format!(
+            "{}: {language} has no layer norm with {}; build the program in f32",
+            c.place,
+            c.desc(id).dtype
+        ))),
+    }
 }
 
 /// Sums of every block of rows, for gamma and for beta.
@@ -35,7 +64,7 @@ pub fn layer_norm_grad_workspace(rows: usize, d: usize) -> usize {
 }
 
 pub fn layer_norm_grad(op: &LayerNormGrad, c: &Context) -> Result<Vec<Launch>> {
-    let (d, Drop { site, threshold, scale }) = (c.len(op.gamma), Drop::new(op.dropout)?);
+    let d = c.len(op.gamma);
     let (rows, dtype) = (c.len(op.dout) / d, c.dtype(op.dout)?);
     let mut launches = vec![];
     if op.dgamma.is_some() || op.dbeta.is_some() {
@@ -53,10 +82,11 @@ pub fn layer_norm_grad(op: &LayerNormGrad, c: &Context) -> Result<Vec<Launch>> {
             launches.push(column_sum_step(sums, "f32", out, dtype, add, parts, c)?);
         }
     }
-    let variant =
-        Variant::new("layer_norm_grad").name("dtype", dtype).flag("dropout", op.dropout.is_some()).int("wg", WG);
+    let variant = halves(Variant::new("layer_norm_grad").name("dtype", dtype), op.dx, c)?;
+    let variant = variant.flag("dropout", op.dropout.is_some()).int("wg", WG);
     let variant = c.reducing(variant);
-    let params = params::LayerNormGrad { rows: size(rows)?, d: size(d)?, site, threshold, scale };
+    let Drop { site, threshold, scale, lead, tail, split } = place(op.dropout, rows, c)?;
+    let params = params::LayerNormGrad { rows: size(rows)?, d: size(d)?, site, threshold, scale, lead, tail, split };
     let key = op.dropout.map(|dropout| dropout.key);
     let inputs = [op.dout, op.sum, op.mean, op.rstd, op.gamma, op.dsum].map(Some);
     let buffers: Vec<_> = inputs.into_iter().chain([key, op.dx]).collect();

@@ -176,7 +176,7 @@ impl<'a> Attention<'a> {
     }
 
     fn params(&self, stream: &Stream, parts: &Parts, accumulate: bool) -> Result<params::RelAttention> {
-        let (op, drop) = (self.op, Drop::new(stream.dropout)?);
+        let (op, drop) = (self.op, Drop::of_attention(stream.dropout)?);
         Ok(params::RelAttention {
             batch: size(op.batch)?,
             heads: size(op.heads)?,

@@ -19,7 +19,14 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     let located = locate(&args.checkpoint)?;
     let (mut tensors, mut elements, mut broken) = (0u64, 0u64, 0u64);
     for source in &mut *sources(&located)?.tensors {
-        print(&format!("{}", source.path().display()));
+        match &located {
+            // What it was unpacked to is gone soon.
+            Located::Archive(zip) => {
+                let member = source.path().file_name().unwrap_or_default();
+                print(&format!("{}: {}", zip.display(), member.display()));
+            }
+            _ => print(&format!("{}", source.path().display())),
+        }
         for name in source.names() {
             let Some(info) = source.info(&name) else { continue };
             let count: usize = info.shape.iter().product();

@@ -28,13 +28,13 @@ const HINTS: [&str; 17] = [
     "L2::128B",
     "L2::256B",
 ];
-const SCOPES: [&str; 3] = ["cta", "gpu", "sys"];
+pub(super) const SCOPES: [&str; 4] = ["cta", "cluster", "gpu", "sys"];
 
 fn hints(m: &mut Modifiers) {
     while m.take_any(&HINTS).is_some() {}
 }
 
-fn space(m: &mut Modifiers) -> Space {
+pub(super) fn space(m: &mut Modifiers) -> Space {
     match m.take_any(&["global", "shared", "shared::cta"]) {
         Some("global") => Space::Global,
         Some(_) => Space::Shared,
@@ -72,6 +72,10 @@ impl Decoder {
                     m.take_any(&["shared::cta", "shared::cluster"]);
                     Op::ProxyFence
                 }
+            }
+            "fence" if m.take("mbarrier_init") => {
+                m.parts.clear();
+                Op::MBarrierFence
             }
             "membar" | "fence" => {
                 m.parts.clear();
@@ -168,10 +172,13 @@ impl Decoder {
         Ok(Op::Atomic { space, f, d, address, b, c, bytes: kind.size() })
     }
 
-    /// `cp.async` without `.bulk`.
+    /// `cp.async`
     fn copy(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Result<Op> {
         if !m.take("async") {
             return Err(m.unknown());
+        }
+        if m.take("bulk") {
+            return self.copy_bulk(m, operands);
         }
         if m.take("commit_group") {
             return Ok(Op::CommitGroup);

@@ -4,6 +4,7 @@ mod arithmetic;
 mod compare;
 mod convert;
 mod half;
+mod mbarrier;
 mod memory;
 mod warp;
 mod wgmma;
@@ -280,6 +281,8 @@ impl Decoder {
                 None => match self.warp(name, m, operands)? {
                     Some(op) => Some(op),
                     None if name == "wgmma" => Some(self.wgmma(m, operands)?),
+                    None if name == "setmaxnreg" => Some(self.set_registers(m, operands)?),
+                    None if name == "mbarrier" => Some(self.mbarrier(m, operands)?),
                     None => self.arithmetic(name, m, operands)?,
                 },
             },

@@ -32,6 +32,18 @@ impl Decoder {
         })
     }
 
+    /// `setmaxnreg.inc.sync.aligned.u32 240`
+    pub(super) fn set_registers(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Result<Op> {
+        m.take_any(&["inc", "dec"]).ok_or_else(|| m.unknown())?;
+        self.aligned(m)?;
+        let ([count], Type::U32) = (self.count(operands)?, m.last_type()?) else { return Err(m.unknown()) };
+        let count = self.immediate(count)?;
+        if !(24..=256).contains(&count) || count % 8 != 0 {
+            return self.wrong(format!("setmaxnreg takes a multiple of 8 from 24 to 256, not {count}"));
+        }
+        Ok(Op::SetRegisters)
+    }
+
     /// `m64n64k16.f32.bf16.bf16 {d}, {a} or a-desc, b-desc, scale-d, imm-scale-a, imm-scale-b[, imm-trans-a], imm-trans-b`
     fn product(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Result<Op> {
         let n = m.first().strip_prefix("m64n").and_then(|rest| rest.strip_suffix("k16")).and_then(|n| n.parse().ok());

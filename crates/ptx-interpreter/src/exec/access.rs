@@ -24,6 +24,7 @@ impl Block<'_, '_> {
             warp: warp.index as u8,
             lane: lane as u8,
             clock: &warp.clock,
+            synced: warp.synced,
             full_barriers: warp.full_barriers,
             strong,
             line: self.line,
@@ -60,10 +61,13 @@ impl Block<'_, '_> {
         }
     }
 
-    fn check_read(&mut self, warp: &Warp, lane: usize, place: Place, bytes: usize, strong: bool) -> Checked {
+    pub(super) fn check_read(&mut self, warp: &Warp, lane: usize, place: Place, bytes: usize, strong: bool) -> Checked {
         let me = self.me(warp, lane, strong);
         let (conflict, unwritten, name) = match place {
-            Place::Shared(at) => (self.shadow.read(at, bytes, &me), self.shared.unwritten(at, bytes), "shared memory"),
+            Place::Shared(at) => {
+                self.mbarriers.spare(at, bytes, lane)?;
+                (self.shadow.read(at, bytes, &me), self.shared.unwritten(at, bytes), "shared memory")
+            }
             Place::Global(index, at) => {
                 let allocation = &mut self.launch.global.allocations[index];
                 let length = allocation.region.len();
@@ -82,10 +86,18 @@ impl Block<'_, '_> {
         }
         Self::race(conflict, lane, false)
     }
-    fn check_write(&mut self, warp: &Warp, lane: usize, place: Place, bytes: usize, strong: bool) -> Checked {
+    pub(super) fn check_write(
+        &mut self,
+        warp: &Warp,
+        lane: usize,
+        place: Place,
+        bytes: usize,
+        strong: bool,
+    ) -> Checked {
         let me = self.me(warp, lane, strong);
         let conflict = match place {
             Place::Shared(at) => {
+                self.mbarriers.spare(at, bytes, lane)?;
                 if self.shared.in_flight(at, bytes) {
                     let message = "writes bytes that an asynchronous copy has not delivered yet: a wait is missing";
                     return Err(Fault::new(Rule::Race, lane, message));
@@ -107,7 +119,7 @@ impl Block<'_, '_> {
         };
         Self::race(conflict, lane, true)
     }
-    fn get(&self, place: Place, bytes: usize) -> u64 {
+    pub(super) fn get(&self, place: Place, bytes: usize) -> u64 {
         match place {
             Place::Shared(at) => self.shared.get(at, bytes),
             Place::Global(index, at) => self.launch.global.allocations[index].region.get(at, bytes),
@@ -294,7 +306,7 @@ impl Block<'_, '_> {
         let message = format!("source address {address:#x} is no multiple of the {bytes} bytes copied");
         Err(Fault::new(Rule::Misaligned, lane, message))
     }
-    fn located_source(&self, lane: usize, address: u64, bytes: usize) -> Checked<Place> {
+    pub(super) fn located_source(&self, lane: usize, address: u64, bytes: usize) -> Checked<Place> {
         let (index, offset) = self.launch.global.locate(lane, address, bytes)?;
         Ok(Place::Global(index, offset))
     }
@@ -309,7 +321,7 @@ impl Block<'_, '_> {
     }
 }
 
-fn moved(place: Place, by: usize) -> Place {
+pub(super) fn moved(place: Place, by: usize) -> Place {
     match place {
         Place::Shared(at) => Place::Shared(at + by),
         Place::Global(index, at) => Place::Global(index, at + by),

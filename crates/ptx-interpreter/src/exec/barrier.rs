@@ -4,11 +4,10 @@ use super::Block;
 use crate::error::{Checked, Fault, Rule};
 use crate::kernel::{NONE, Op};
 use crate::lanes::{WARP, lanes_of};
-use crate::shadow::Clock;
+use crate::shadow::{CLOCKS, Clock};
 use crate::warp::{State, Warp};
 
 /// One of the 16 barriers of a block.
-#[derive(Default)]
 pub(super) struct Barrier {
     /// Warps that arrived since it completed last.
     arrived: Vec<usize>,
@@ -20,12 +19,23 @@ pub(super) struct Barrier {
     known: Clock,
 }
 
+impl Default for Barrier {
+    fn default() -> Self {
+        Barrier { arrived: vec![], waiting: vec![], count: None, known: [0; CLOCKS] }
+    }
+}
+
+/// A clock that knows what two know.
+pub(super) fn join(clock: &mut Clock, other: &Clock) {
+    clock.iter_mut().zip(other).for_each(|(clock, other)| *clock = (*clock).max(*other));
+}
+
 impl Block<'_, '_> {
     pub(super) fn barrier(&mut self, warp: &mut Warp, op: &Op, mask: u32) -> Checked {
         match op {
             Op::WarpBarrier { mask: members } => {
                 self.members(warp, *members, mask)?;
-                warp.tick();
+                warp.sync();
             }
             Op::Barrier { id, count, waits } => {
                 let count = if *count == NONE { None } else { Some(self.uniform(warp, *count, mask)?) };
@@ -70,7 +80,7 @@ impl Block<'_, '_> {
         }
         if barrier.arrived.is_empty() {
             barrier.count = count;
-            barrier.known = [0; WARP];
+            barrier.known = [0; CLOCKS];
         } else if barrier.count != count {
             return wrong(0, format!("barrier {id} is used with two counts: {:?} and {count:?}", barrier.count));
         }
@@ -78,12 +88,12 @@ impl Block<'_, '_> {
             return wrong(0, format!("the warp arrives a second time at barrier {id} before it completed"));
         }
         barrier.arrived.push(warp.index);
-        barrier.known.iter_mut().zip(&warp.clock).for_each(|(known, clock)| *known = (*known).max(*clock));
+        join(&mut barrier.known, &warp.clock);
         if waits {
             barrier.waiting.push(warp.index);
             warp.state = State::Waiting;
         }
-        warp.tick();
+        warp.sync();
         self.launch.report.barriers += 1;
         Ok(())
     }
@@ -109,7 +119,7 @@ impl Block<'_, '_> {
                 let warp = &mut self.warps[index];
                 warp.state = State::Running;
                 let own = warp.clock[index];
-                warp.clock.iter_mut().zip(&barrier.known).for_each(|(clock, known)| *clock = (*clock).max(*known));
+                join(&mut warp.clock, &barrier.known);
                 warp.clock[index] = own;
                 if full {
                     warp.full_barriers = self.full_barriers;
@@ -127,6 +137,6 @@ impl Block<'_, '_> {
             format!("barrier {id} has {} of {expected} threads", b.arrived.len() * WARP)
         };
         let all: Vec<_> = self.barriers.iter().enumerate().filter(|(_, b)| !b.arrived.is_empty()).map(of).collect();
-        format!("no warp can go on: {}", all.join(", "))
+        format!("no warp can go on: {}", all.into_iter().chain(self.mbarriers.stuck()).collect::<Vec<_>>().join(", "))
     }
 }

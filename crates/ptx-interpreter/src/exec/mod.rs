@@ -3,6 +3,7 @@
 mod access;
 mod barrier;
 mod matrix;
+mod mbarrier;
 mod vote;
 mod wgmma;
 
@@ -14,7 +15,11 @@ use crate::report::{Count, Report};
 use crate::shadow::SharedShadow;
 use crate::warp::{State, Warp};
 use barrier::Barrier;
+use mbarrier::MBarriers;
 use wgmma::Warpgroup;
+
+/// Turns of all warps in which polls of `mbarrier` may fail and nothing else happens.
+const MOST_ROUNDS: u32 = 100;
 
 /// In which order blocks, warps and lanes take their turns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -67,6 +72,7 @@ pub(crate) struct Block<'l, 'a> {
     shared: Region,
     shadow: SharedShadow,
     barriers: [Barrier; 16],
+    mbarriers: MBarriers,
     full_barriers: u32,
     warpgroups: Vec<Warpgroup>,
     warps: Vec<Warp>,
@@ -86,6 +92,7 @@ impl<'l, 'a> Block<'l, 'a> {
             shared: Region::new(bytes),
             shadow: SharedShadow::new(bytes, launch.kernel.granule, count, launch.kernel.products),
             barriers: Default::default(),
+            mbarriers: MBarriers::default(),
             full_barriers: 0,
             warpgroups: vec![],
             warps: vec![],
@@ -137,11 +144,14 @@ impl<'l, 'a> Block<'l, 'a> {
 
     pub fn run(mut self) -> Result<()> {
         let order = self.launch.schedule.order(self.warps.len());
+        let mut rounds = 0;
         while self.warps.iter().any(|w| w.state != State::Done) {
             let mut progress = false;
+            let changes = self.mbarriers.changes();
             for &index in &order {
-                if self.warps[index].state == State::Running {
-                    progress = true;
+                if matches!(self.warps[index].state, State::Running | State::Polling) {
+                    progress |= self.warps[index].state == State::Running;
+                    self.warps[index].state = State::Running;
                     // The warp is outside of the block while it runs, so that both can be changed.
                     let empty = Warp::new(&EMPTY, index, 0);
                     let mut warp = std::mem::replace(&mut self.warps[index], empty);
@@ -151,13 +161,22 @@ impl<'l, 'a> Block<'l, 'a> {
                     self.release_barriers().map_err(|fault| self.finding(index, *fault))?;
                 }
             }
-            if !progress {
-                let stuck = self.warps.iter().find(|w| w.state == State::Waiting).map_or(0, |w| w.index);
+            progress |= self.mbarriers.changes() != changes || self.warps.iter().any(|w| w.state == State::Running);
+            rounds = if progress { 0 } else { rounds + 1 };
+            let polling = self.warps.iter().any(|w| w.state == State::Polling);
+            // Who polls may do something else in between, and then look again.
+            if rounds > if polling { MOST_ROUNDS } else { 0 } {
+                let stuck = self
+                    .warps
+                    .iter()
+                    .find(|w| matches!(w.state, State::Waiting | State::Polling))
+                    .map_or(0, |w| w.index);
                 let message = self.stuck();
                 return Err(self.finding(stuck, Fault { rule: Rule::Barrier, lane: 0, message }));
             }
         }
         self.warpgroups_agree()?;
+        self.copies_arrived()?;
         self.launch.report.blocks += 1;
         self.launch.spare.append(&mut self.warps);
         Ok(())
@@ -332,10 +351,21 @@ impl<'l, 'a> Block<'l, 'a> {
             Op::LoadParam { .. } | Op::Load { .. } | Op::Store { .. } | Op::Atomic { .. } => {
                 self.memory(warp, op, mask)?;
             }
-            Op::Product(_) | Op::ProductFence | Op::ProductCommit | Op::ProductWait { .. } | Op::ProxyFence => {
+            Op::Product(_)
+            | Op::ProductFence
+            | Op::ProductCommit
+            | Op::ProductWait { .. }
+            | Op::SetRegisters
+            | Op::ProxyFence => {
                 self.warpgroup(warp, op, mask)?;
             }
             Op::CopyAsync { .. } | Op::CommitGroup | Op::WaitGroup { .. } | Op::WaitAll => self.copy(warp, op, mask)?,
+            Op::MBarrierInit { .. }
+            | Op::MBarrierInvalidate { .. }
+            | Op::MBarrierArrive { .. }
+            | Op::MBarrierWait { .. }
+            | Op::MBarrierFence
+            | Op::CopyBulk { .. } => self.mbarrier(warp, op, mask)?,
             Op::Barrier { .. } | Op::WarpBarrier { .. } => self.barrier(warp, op, mask)?,
             Op::Shuffle { .. }
             | Op::Vote { .. }

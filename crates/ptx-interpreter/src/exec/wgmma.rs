@@ -44,6 +44,7 @@ impl Block<'_, '_> {
             for lane in crate::lanes::lanes_of(mask) {
                 self.shadow.proxy_fence(&self.me(warp, lane, false));
             }
+            self.mbarriers.fence(warp.index, mask);
             return Ok(());
         }
         whole(mask)?;
@@ -57,6 +58,7 @@ impl Block<'_, '_> {
         }
         match op {
             Op::Product(product) => self.product(warp, product)?,
+            Op::SetRegisters => self.issue(warp, [0; 2], false)?,
             Op::ProductFence => {
                 self.issue(warp, [0; 2], false)?;
                 warp.flights.fenced = true;

@@ -10,34 +10,28 @@ use crate::case::Case;
 pub const KINDS: [ActivationKind; 4] =
     [ActivationKind::GeluTanh, ActivationKind::GeluErf, ActivationKind::Relu, ActivationKind::Tanh];
 
-/// Sizes of a vector operation, the last as in a model.
-const LENGTHS: [usize; 10] = {
-    let mut lengths = [16 * 3072; 10];
-    let mut i = 0;
-    while i < SIZES.len() {
-        lengths[i] = SIZES[i];
-        i += 1;
-    }
-    lengths
-};
+/// Rows and row lengths, the last as in a model.
+fn shapes() -> impl Iterator<Item = [usize; 2]> {
+    SIZES.into_iter().map(|d| [9, d]).chain([[16, 3072]])
+}
 
 /// All cases of the family.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![];
-    for n in LENGTHS {
+    for shape @ [r, d] in shapes() {
         for rate in [0.1, 0.5] {
             for in_place in [false, true] {
-                cases.push(Case::new(format!("dropout/{n} rate {rate} in place {in_place}"), move |s| {
-                    let x = s.normal("x", [n]);
-                    let out = if in_place { x } else { s.output("out", [n]) };
-                    let dropout = s.dropout(rate).expect("the rate is not 0");
+                cases.push(Case::new(format!("dropout/{r}x{d} rate {rate} in place {in_place}"), move |s| {
+                    let x = s.normal("x", shape);
+                    let out = if in_place { x } else { s.output("out", shape) };
+                    let dropout = s.dropout(rate, r).expect("the rate is not 0");
                     s.push(Dropout { x, out, dropout })
                 }));
             }
         }
         for kind in KINDS {
             for (rate, in_place) in [(0.0, false), (0.0, true), (0.1, false), (0.5, true)] {
-                activations(&mut cases, n, kind, rate, in_place);
+                activations(&mut cases, shape, kind, rate, in_place);
             }
         }
     }
@@ -56,11 +50,11 @@ pub fn cases() -> Vec<Case> {
         }));
     }
     for dtype in [DType::Bf16, DType::F16] {
-        for n in [1, 59, 257, 4096] {
+        for shape in [[9, 1], [9, 59], [9, 257], [4, 1024]] {
             for (kind, rate, in_place) in
                 [(KINDS[0], 0.1, true), (KINDS[1], 0.5, false), (KINDS[2], 0.0, true), (KINDS[3], 0.0, false)]
             {
-                halves(&mut cases, n, dtype, kind, (rate, in_place));
+                halves(&mut cases, shape, dtype, kind, (rate, in_place));
             }
         }
     }
@@ -69,38 +63,40 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Results are rounded once.
-fn halves(cases: &mut Vec<Case>, n: usize, dtype: DType, kind: ActivationKind, (rate, in_place): (f32, bool)) {
+fn halves(cases: &mut Vec<Case>, shape: [usize; 2], dtype: DType, kind: ActivationKind, (rate, in_place): (f32, bool)) {
     let once = |_: &str, unit: f64| 1.01 * unit;
-    let name = format!("{dtype} {n} {kind:?} rate {rate} in place {in_place}");
+    let [r, d] = shape;
+    let name = format!("{dtype} {r}x{d} {kind:?} rate {rate} in place {in_place}");
     let forward = Case::new(format!("activation/{name}"), move |s| {
         let stored = s.stored(dtype);
-        let x = s.sixteenths("x", [n], stored);
-        let out = if in_place { x } else { s.output_in("out", [n], stored) };
-        let dropout = s.dropout(rate);
+        let x = s.sixteenths("x", shape, stored);
+        let out = if in_place { x } else { s.output_in("out", shape, stored) };
+        let dropout = s.dropout(rate, r);
         s.push(Activation { x, out, kind, dropout })
     });
     let backward = Case::new(format!("activation_grad/{name}"), move |s| {
         let stored = s.stored(dtype);
-        let (x, dout) = (s.sixteenths("x", [n], stored), s.sixteenths("dout", [n], stored));
-        let dx = if in_place { dout } else { s.output_in("dx", [n], stored) };
-        let dropout = s.dropout(rate);
+        let (x, dout) = (s.sixteenths("x", shape, stored), s.sixteenths("dout", shape, stored));
+        let dx = if in_place { dout } else { s.output_in("dx", shape, stored) };
+        let dropout = s.dropout(rate, r);
         s.push(ActivationGrad { x, dout, dx, kind, dropout })
     });
     cases.extend([forward, backward].map(|case| case.rounded(dtype, once)));
 }
 
-fn activations(cases: &mut Vec<Case>, n: usize, kind: ActivationKind, rate: f32, in_place: bool) {
-    let name = format!("{n} {kind:?} rate {rate} in place {in_place}");
+fn activations(cases: &mut Vec<Case>, shape: [usize; 2], kind: ActivationKind, rate: f32, in_place: bool) {
+    let [r, d] = shape;
+    let name = format!("{r}x{d} {kind:?} rate {rate} in place {in_place}");
     cases.push(Case::new(format!("activation/{name}"), move |s| {
-        let x = s.normal("x", [n]);
-        let out = if in_place { x } else { s.output("out", [n]) };
-        let dropout = s.dropout(rate);
+        let x = s.normal("x", shape);
+        let out = if in_place { x } else { s.output("out", shape) };
+        let dropout = s.dropout(rate, r);
         s.push(Activation { x, out, kind, dropout })
     }));
     cases.push(Case::new(format!("activation_grad/{name}"), move |s| {
-        let (x, dout) = (s.normal("x", [n]), s.normal("dout", [n]));
-        let dx = if in_place { dout } else { s.output("dx", [n]) };
-        let dropout = s.dropout(rate);
+        let (x, dout) = (s.normal("x", shape), s.normal("dout", shape));
+        let dx = if in_place { dout } else { s.output("dx", shape) };
+        let dropout = s.dropout(rate, r);
         s.push(ActivationGrad { x, dout, dx, kind, dropout })
     }));
 }

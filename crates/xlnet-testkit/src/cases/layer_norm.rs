@@ -1,6 +1,7 @@
 //! Layer normalisation.
 
-use xlnet::op::{LayerNorm, LayerNormGrad, Write};
+use xlnet::op::{CopyBlocks, LayerNorm, LayerNormGrad, Target, Write};
+use xlnet::tensor::{DType, TensorId};
 
 use super::WRITES;
 use crate::case::Case;
@@ -29,13 +30,25 @@ pub fn cases() -> Vec<Case> {
                 cases.push(Case::new(name, move |s| {
                     let x = s.normal("x", [r, d]);
                     let residual = residual.then(|| s.normal("residual", [r, d]));
-                    let dropout = s.dropout(rate);
+                    let dropout = s.dropout(rate, r);
                     let (gamma, beta) = (s.normal("gamma", [d]), s.normal("beta", [d]));
                     let out = s.output("out", [r, d]);
                     let sum = kept.then(|| if in_place { x } else { s.output("sum", [r, d]) });
                     let mean = kept.then(|| s.output("mean", [r]));
                     let rstd = kept.then(|| s.output("rstd", [r]));
-                    s.push(LayerNorm { x, residual, dropout, gamma, beta, out, sum, mean, rstd, eps: EPS })
+                    s.push(LayerNorm {
+                        x,
+                        residual,
+                        dropout,
+                        gamma,
+                        beta,
+                        out,
+                        rounded: None,
+                        sum,
+                        mean,
+                        rstd,
+                        eps: EPS,
+                    })
                 }));
             }
         }
@@ -46,6 +59,13 @@ pub fn cases() -> Vec<Case> {
                 let name = format!("layer_norm_grad/{r}x{d} rate {rate} in place {in_place} frozen {frozen} {write:?}");
                 cases.push(Case::new(name, move |s| grad(s, (r, d), rate, in_place, frozen, write)));
             }
+        }
+    }
+    for (r, d) in ROWS {
+        for (dtype, residual, rate) in
+            [(DType::Bf16, true, 0.1), (DType::F16, true, 0.5), (DType::Bf16, true, 0.0), (DType::F16, false, 0.0)]
+        {
+            cases.extend(halves((r, d), dtype, residual, rate));
         }
     }
     let shifted = Case::new("layer_norm/mean far from zero", |s| {
@@ -59,6 +79,7 @@ pub fn cases() -> Vec<Case> {
             gamma,
             beta,
             out,
+            rounded: None,
             sum: None,
             mean: None,
             rstd: None,
@@ -72,9 +93,78 @@ pub fn cases() -> Vec<Case> {
         let x = s.floats("x", [3, 17], values);
         let (gamma, beta) = (s.normal("gamma", [17]), s.normal("beta", [17]));
         let (out, mean, rstd) = (s.output("out", [3, 17]), Some(s.output("mean", [3])), Some(s.output("rstd", [3])));
-        s.push(LayerNorm { x, residual: None, dropout: None, gamma, beta, out, sum: None, mean, rstd, eps: EPS })
+        s.push(LayerNorm {
+            x,
+            residual: None,
+            dropout: None,
+            gamma,
+            beta,
+            out,
+            rounded: None,
+            sum: None,
+            mean,
+            rstd,
+            eps: EPS,
+        })
     }));
     cases
+}
+
+/// A branch in half precision, as products give it; the result for products, and the gradient of the branch.
+fn halves((r, d): (usize, usize), dtype: DType, residual: bool, rate: f32) -> [Case; 2] {
+    let once = |name: &str, unit: f64| match name {
+        "rounded" | "dx" => 1.01 * unit,
+        "out" | "sum" | "mean" | "rstd" => 2.4e-6,
+        _ => 4.8e-6,
+    };
+    let name = format!("{dtype} {r}x{d} residual {residual} rate {rate}");
+    let forward = Case::new(format!("layer_norm/{name}"), move |s| {
+        let stored = s.stored(dtype);
+        let x = s.sixteenths("x", [r, d], stored);
+        let residual = residual.then(|| s.normal("residual", [r, d]));
+        let dropout = s.dropout(rate, r);
+        let (gamma, beta) = (s.normal("gamma", [d]), s.normal("beta", [d]));
+        let out = s.output("out", [r, d]);
+        let rounded = s.output_in("rounded", [r, d], stored);
+        let rounded_too = stored.is_half().then_some(rounded);
+        let sum = Some(s.output("sum", [r, d]));
+        let (mean, rstd) = (Some(s.output("mean", [r])), Some(s.output("rstd", [r])));
+        s.push(LayerNorm { x, residual, dropout, gamma, beta, out, rounded: rounded_too, sum, mean, rstd, eps: EPS })?;
+        if !stored.is_half() {
+            copy(s, out, rounded)?;
+        }
+        Ok(())
+    });
+    let backward = Case::new(format!("layer_norm_grad/{name}"), move |s| {
+        let (dout, dsum, sum) = (s.normal("dout", [r, d]), s.output("dsum", [r, d]), s.normal("sum", [r, d]));
+        let (gamma, stored) = (s.normal("gamma", [d]), s.stored(dtype));
+        let (mean, rstd) = statistics(s, sum, (r, d));
+        let dropout = s.dropout(rate, r);
+        let dx = s.output_in("dx", [r, d], stored);
+        let dx_too = (stored.is_half() || dropout.is_some()).then_some(dx);
+        let (dgamma, dbeta) = (Some(s.target(Write::Set, "dgamma", [d])), Some(s.target(Write::Set, "dbeta", [d])));
+        s.push(LayerNormGrad { dout, sum, mean, rstd, gamma, dsum, dx: dx_too, dropout, dgamma, dbeta })?;
+        if dx_too.is_none() {
+            copy(s, dsum, dx)?;
+        }
+        Ok(())
+    });
+    [forward, backward].map(|case| case.rounded(dtype, once))
+}
+
+/// What a program in f64 does where another one rounds.
+fn copy(s: &mut Setup, src: TensorId, dst: TensorId) -> xlnet::Result<()> {
+    let (length, dst) = (s.builder.shape(src).len(), Target::set(dst));
+    s.push(CopyBlocks { src, src_offset: 0, src_stride: 0, dst, dst_offset: 0, dst_stride: 0, blocks: 1, length })
+}
+
+/// Mean and reciprocal deviation of the rows of `sum`.
+fn statistics(s: &mut Setup, sum: TensorId, (r, d): (usize, usize)) -> (TensorId, TensorId) {
+    let rows = s.floats_of(sum);
+    let means: Vec<f64> = rows.chunks(d).map(|row| row.iter().sum::<f64>() / d as f64).collect();
+    let variance = |(row, mean): (&[f64], &f64)| row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64;
+    let rstds: Vec<f64> = rows.chunks(d).zip(&means).map(|row| 1.0 / variance(row).sqrt()).collect();
+    (s.floats("mean", [r], means), s.floats("rstd", [r], rstds))
 }
 
 fn grad(
@@ -86,14 +176,9 @@ fn grad(
     write: Write,
 ) -> xlnet::Result<()> {
     let (dout, sum, gamma) = (s.normal("dout", [r, d]), s.normal("sum", [r, d]), s.normal("gamma", [d]));
-    // The kept statistics belong to the sum.
-    let rows = s.floats_of(sum);
-    let means: Vec<f64> = rows.chunks(d).map(|row| row.iter().sum::<f64>() / d as f64).collect();
-    let variance = |(row, mean): (&[f64], &f64)| row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64;
-    let rstds: Vec<f64> = rows.chunks(d).zip(&means).map(|row| 1.0 / variance(row).sqrt()).collect();
-    let (mean, rstd) = (s.floats("mean", [r], means), s.floats("rstd", [r], rstds));
+    let (mean, rstd) = statistics(s, sum, (r, d)); // which belong to the sum
     let dsum = if in_place { dout } else { s.output("dsum", [r, d]) };
-    let dropout = s.dropout(rate);
+    let dropout = s.dropout(rate, r);
     let dx = dropout.map(|_| s.output("dx", [r, d]));
     let dgamma = (!frozen).then(|| s.target(write, "dgamma", [d]));
     let dbeta = (!frozen).then(|| s.target(write, "dbeta", [d]));

@@ -115,12 +115,26 @@ fn half() -> Vec<Case> {
                     // Sums are exact, so that rounding them has one right answer.
                     let a = s.sixteenths("a", if trans_a { [k, m] } else { [m, k] }, dtype);
                     let b = s.sixteenths("b", if trans_b { [n, k] } else { [k, n] }, dtype);
-                    let float = s.builder.float();
-                    let bias = with_bias.then(|| s.sixteenths("bias", [n], float));
+                    let bias = with_bias.then(|| s.sixteenths("bias", [n], dtype));
                     let out = Target::set(s.output_in("out", [m, n], dtype));
                     s.push(MatMul { a, b, bias, out, m, n, k, trans_a, trans_b })
                 });
                 cases.push(case);
+            }
+        }
+        // A gradient of a weight: so few tiles that k is cut in parts, the last of them shorter.
+        for (m, n, k) in [(72, 136, 2216), (33, 17, 3090)] {
+            for (trans_a, trans_b, write) in [(true, false, Write::Add), (false, true, Write::Set)] {
+                let transposed = format!("{}{}", if trans_a { 't' } else { 'n' }, if trans_b { 't' } else { 'n' });
+                cases.push(Case::new(
+                    format!("matmul/{dtype} {m}x{n}x{k} {transposed} in parts {write:?}"),
+                    move |s| {
+                        let a = s.half("a", if trans_a { [k, m] } else { [m, k] }, dtype);
+                        let b = s.half("b", if trans_b { [n, k] } else { [k, n] }, dtype);
+                        let out = s.target(write, "out", [m, n]);
+                        s.push(MatMul { a, b, bias: None, out, m, n, k, trans_a, trans_b })
+                    },
+                ));
             }
         }
         for n in super::SIZES.into_iter().chain([4096]) {

@@ -122,9 +122,12 @@ impl<'a> Inputs<'a> {
         let scores: Vec<f64> = (0..n).map(score).collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
-        let head = (row.b * self.op.heads + row.h) as u32;
-        let factor =
-            |j: usize| stream.bits.as_ref().map_or(1.0, |bits| bits.factor([(j >> 3) as u32, index as u32, head], j));
+        let factor = |j: usize| {
+            stream.bits.as_ref().map_or(1.0, |bits| {
+                let head = bits.batch_rows[row.b].wrapping_mul(self.op.heads as u32).wrapping_add(row.h as u32);
+                bits.factor([(j >> 3) as u32, index as u32, head], j)
+            })
+        };
         Weights {
             p: scores.iter().map(|s| (s - max).exp() / sum).collect(),
             factor: (0..n).map(factor).collect(),

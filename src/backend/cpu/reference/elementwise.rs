@@ -8,7 +8,7 @@ use crate::op::{Activation, ActivationGrad, ActivationKind, Adam, Dropout, Squar
 
 pub(super) fn dropout(op: &Dropout, t: &mut Env) -> Result<()> {
     let x = t.floats(op.x);
-    let factor = t.dropout_factors(Some(op.dropout), x.len())?;
+    let factor = t.dropout_factors(Some(op.dropout), x.len(), t.last(op.x))?;
     let out: Vec<f64> = x.iter().zip(&factor).map(|(x, f)| x * f).collect();
     t.set(op.out, &out);
     Ok(())
@@ -44,7 +44,7 @@ fn slope(kind: ActivationKind, x: f64) -> f64 {
 
 pub(super) fn activation(op: &Activation, t: &mut Env) -> Result<()> {
     let x = t.floats(op.x);
-    let factor = t.dropout_factors(op.dropout, x.len())?;
+    let factor = t.dropout_factors(op.dropout, x.len(), t.last(op.x))?;
     let out: Vec<f64> = x.iter().zip(&factor).map(|(&x, f)| value(op.kind, x) * f).collect();
     t.set(op.out, &out);
     Ok(())
@@ -52,7 +52,7 @@ pub(super) fn activation(op: &Activation, t: &mut Env) -> Result<()> {
 
 pub(super) fn activation_grad(op: &ActivationGrad, t: &mut Env) -> Result<()> {
     let (x, dout) = (t.floats(op.x), t.floats(op.dout));
-    let factor = t.dropout_factors(op.dropout, x.len())?;
+    let factor = t.dropout_factors(op.dropout, x.len(), t.last(op.x))?;
     let dx: Vec<f64> = (0..x.len()).map(|e| slope(op.kind, x[e]) * factor[e] * dout[e]).collect();
     t.set(op.dx, &dx);
     Ok(())

@@ -6,7 +6,7 @@ mod elementwise;
 mod loss;
 mod rows;
 
-use crate::op::{DropoutSite, Op, Target, Write, philox};
+use crate::op::{DropoutSite, KEY_LEN, Op, Target, Write, philox};
 use crate::tensor::{TensorDesc, TensorId};
 use crate::{Error, Result};
 
@@ -103,21 +103,30 @@ impl Env<'_> {
         self.set(target.id, &sum);
     }
     fn bits(&self, site: &DropoutSite) -> Result<Bits> {
-        let key = self.store.words(site.key);
+        let mut key = self.store.words(site.key);
+        let batch_rows = key.split_off(KEY_LEN);
         let keep = philox::Keep::new([key[0], key[1]], f64::from(site.rate))?;
-        Ok(Bits { keep, site: site.site })
+        Ok(Bits { keep, batch_rows, site: site.site })
     }
-    /// Factor of every element of a plain tensor of `len` elements: 0, or the scale of kept elements; 1 without dropout.
-    fn dropout_factors(&self, site: Option<DropoutSite>, len: usize) -> Result<Vec<f64>> {
+    /// Factor of every element of `[B*lead; B*tail, width]`: 0, or the scale of kept elements; 1 without dropout.
+    fn dropout_factors(&self, site: Option<DropoutSite>, len: usize, width: usize) -> Result<Vec<f64>> {
         let Some(site) = site else { return Ok(vec![1.0; len]) };
-        let bits = self.bits(&site)?;
-        Ok((0..len).map(|e| bits.factor([(e >> 3) as u32, (e as u64 >> 35) as u32, 0], e)).collect())
+        let (bits, lead) = (self.bits(&site)?, site.lead);
+        let batch = bits.batch_rows.len();
+        let tail = (len / width - batch * lead) / batch;
+        let rows = (0..batch).flat_map(|b| (0..lead).map(move |i| (b, i)));
+        let trailing = (0..batch).flat_map(|b| (0..tail).map(move |i| (b, lead + i)));
+        let factors = |(b, i): (usize, usize)| -> Vec<f64> {
+            (0..width).map(|c| bits.factor([(c >> 3) as u32, i as u32, bits.batch_rows[b]], c)).collect()
+        };
+        Ok(rows.chain(trailing).flat_map(factors).collect())
     }
 }
 
 /// Dropout decisions of one site.
 struct Bits {
     keep: philox::Keep,
+    batch_rows: Vec<u32>, // [B], numbers in the whole batch
     site: u32,
 }
 

@@ -180,7 +180,7 @@ pub(super) fn layer_norm(op: &LayerNorm, t: &mut Env) -> Result<()> {
     let (x, gamma, beta) = (t.floats(op.x), t.floats(op.gamma), t.floats(op.beta));
     let (n, d) = (x.len(), gamma.len());
     let residual = op.residual.map_or_else(|| vec![0.0; n], |id| t.floats(id));
-    let factor = t.dropout_factors(op.dropout, n)?;
+    let factor = t.dropout_factors(op.dropout, n, d)?;
     let sum: Vec<f64> = (0..n).map(|e| x[e] * factor[e] + residual[e]).collect();
     let (mut means, mut rstds, mut out) = (vec![], vec![], vec![]);
     for row in sum.chunks(d) {
@@ -192,7 +192,8 @@ pub(super) fn layer_norm(op: &LayerNorm, t: &mut Env) -> Result<()> {
         rstds.push(rstd);
     }
     // `sum` may be `x` itself: everything has been read by now.
-    for (id, values) in [(Some(op.out), &out), (op.sum, &sum), (op.mean, &means), (op.rstd, &rstds)] {
+    for (id, values) in [(Some(op.out), &out), (op.rounded, &out), (op.sum, &sum), (op.mean, &means), (op.rstd, &rstds)]
+    {
         if let Some(id) = id {
             t.set(id, values);
         }
@@ -218,7 +219,7 @@ pub(super) fn layer_norm_grad(op: &LayerNormGrad, t: &mut Env) -> Result<()> {
             dbeta[c] += dout[r * d + c];
         }
     }
-    let factor = t.dropout_factors(op.dropout, n)?;
+    let factor = t.dropout_factors(op.dropout, n, d)?;
     let dx: Vec<f64> = dsum.iter().zip(&factor).map(|(d, f)| d * f).collect();
     t.set(op.dsum, &dsum);
     if let Some(id) = op.dx {
