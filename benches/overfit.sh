@@ -31,6 +31,29 @@ for kind in pos neg; do
   done
 done
 
+# Entities in CoNLL columns: the answers of SQuAD's questions in rows of 30 words, by the question's word.
+mkdir -p ner
+python3 - "$data" > ner/train.txt <<'P'
+import json, re, sys
+rows = []
+for article in json.load(open(f"{sys.argv[1]}/squad/train-v2.0.json"))["data"]:
+    for paragraph in article["paragraphs"]:
+        words = [(m.start(), m.end()) for m in re.finditer(r"\S+", paragraph["context"])]
+        tags = ["O"] * len(words)
+        for qa in paragraph["qas"]:
+            kind = next((w for w in qa["question"].lower().split() if w in ("who", "when", "where", "how", "which")), "what")
+            for answer in qa["answers"]:
+                begin, end = answer["answer_start"], answer["answer_start"] + len(answer["text"])
+                inside = [i for i, (first, last) in enumerate(words) if first < end and begin < last]
+                if all(tags[i] == "O" for i in inside):
+                    for i in inside:
+                        tags[i] = ("B-" if i == inside[0] else "I-") + kind
+        tagged = [f"{paragraph['context'][first:last]}\t{tag}" for (first, last), tag in zip(words, tags)]
+        rows += [tagged[i : i + 30] for i in range(0, len(words), 30)]
+rows = [row for row in rows if any("B-" in word for word in row)]
+print("\n\n".join("\n".join(row) for row in rows[:200]))
+P
+
 learn() { # NAME SCORE BATCH [KEY VALUE...]; $vocabulary and $sizes
   local name=$1 score=$2 batch=$3 begin=$SECONDS; shift 3
   "$xlnet" finetune --task_name "$name" --model_dir "runs/$name" --train_examples 200 --eval_examples 200 \
@@ -45,7 +68,7 @@ print(f"| {name} | {score} {file['scores'][score]:.3f} | {file['step']} | {secon
 P
 }
 
-tasks=${*:-sts-b imdb csc race squad cmrc2018 drcd}
+tasks=${*:-sts-b imdb csc race squad cmrc2018 drcd ner}
 for task in $tasks; do
   case $task in
     csc | cmrc2018 | drcd) vocabulary=zh.model sizes=small-zh.json ;;
@@ -57,8 +80,9 @@ for task in $tasks; do
     csc) learn csc eval_accuracy 16 --data_dir "$data/chnsenticorp" --predict_file "$data/chnsenticorp/train.tsv" --max_seq_length 128 --train_steps 300 --save_steps 100 ;;
     race) learn race eval_accuracy 8 --data_dir "$data/race" --predict_file "$data/race/train" --max_seq_length 256 --train_steps 400 --save_steps 100 ;;
     squad) learn squad best_f1 16 --data_dir "$data/squad" --predict_file "$data/squad/train-v2.0.json" --max_seq_length 192 --train_steps 1200 --save_steps 300 ;;
-    cmrc2018) learn cmrc2018 f1 16 --data_dir "$data/cmrc2018" --predict_file "$data/cmrc2018/cmrc2018_train.json" --max_seq_length 256 --train_steps 1200 --save_steps 300 ;;
-    drcd) learn drcd f1 16 --data_dir "$data/drcd" --predict_file "$data/drcd/DRCD_training.json" --max_seq_length 256 --train_steps 1200 --save_steps 300 ;;
+    cmrc2018) learn cmrc2018 F1 16 --data_dir "$data/cmrc2018" --predict_file "$data/cmrc2018/cmrc2018_train.json" --max_seq_length 256 --train_steps 1200 --save_steps 300 ;;
+    drcd) learn drcd F1 16 --data_dir "$data/drcd" --predict_file "$data/drcd/DRCD_training.json" --max_seq_length 256 --train_steps 1200 --save_steps 300 ;;
+    ner) learn ner eval_f1 16 --data_dir ner --predict_file ner/train.txt --max_seq_length 128 --train_steps 400 --save_steps 100 ;;
     *) echo "there is no task $task here" >&2; exit 2 ;;
   esac
 done

@@ -1,10 +1,13 @@
-"""Compares `xlnet score` with outside scorers of SQuAD 2.0, to the last digit.
+"""Compares `xlnet score` with outside scorers of SQuAD 2.0, CMRC 2018 and DRCD, to the last digit.
 
 Usage: python tests/check_scores.py GOLD.json [--xlnet target/debug/xlnet] [--squad_utils squad_utils.py] [--seeds 5]
+       python tests/check_scores.py GOLD.json --cmrc2018_evaluate cmrc2018_evaluate.py [--xlnet ...] [--seeds 5]
 
 GOLD.json is any file of SQuAD's form. Answers are made up from its own: right, cut, widened, spelt otherwise, from elsewhere,
-empty, missing. Outside scorers: the port of the official script in transformers 4 (`transformers.data.metrics`), where
-installed, and the original program's `squad_utils.py`, where named. Fails when a figure differs, or when there is no scorer.
+empty, missing. Outside scorers of SQuAD: the port of the official script in transformers 4 (`transformers.data.metrics`), where
+installed, and the original program's `squad_utils.py`, where named. That of the Chinese tasks is the official script itself
+(https://github.com/ymcui/cmrc2018, baseline/cmrc2018_evaluate.py), which needs nltk 3.10 with its data punkt_tab. Fails when a
+figure differs, or when there is no scorer.
 """
 
 import argparse
@@ -49,6 +52,55 @@ def answer(rng, context, qa):
     ][kind - 3]
 
 
+# Cut by rules that Chinese text alone seldom meets.
+ODD = ["u.s. dollars", "approx. 3.5 m.", "it's 'tis", "no. 5. the end", "j. smith", "a.b.c.", "\u201cquoted\u201d 'single'", "1982\u20132013", "...", "x. y"]
+
+
+def chinese_answer(rng, context, qa):
+    """A made-up answer to a Chinese question; None is none at all."""
+    text = rng.choice(qa["answers"])["text"]
+    at = rng.randrange(len(context))
+    latin = [m.start() for m in re.finditer(r"[A-Za-z]+", context)]
+    near = rng.choice(latin) if latin else at
+    kind = rng.randrange(10)
+    if kind < 3:
+        return text
+    return [
+        text[rng.randrange(2) :][: rng.randint(1, 8)],
+        context[max(0, at - 3) : at + rng.randint(1, 12)],
+        context[max(0, near - rng.randrange(4)) : near + rng.randint(1, 40)],
+        text + rng.choice(["\u3002", "\u300b", " ", ". ", "!"]) + rng.choice(ODD),
+        rng.choice(ODD) + text + rng.choice(ODD),
+        "",
+        None,
+    ][kind - 3]
+
+
+def check_chinese(args, gold):
+    """Runs both programs on the same files; their lines must be the same."""
+    different = 0
+    for seed in range(args.seeds):
+        rng = random.Random(seed)
+        made = {qa["id"]: chinese_answer(rng, context, qa) for context, qa in questions(gold)}
+        # From the gold answers too: both sides of a comparison are cut.
+        for _, qa in questions(gold):
+            if qa["answers"] and rng.randrange(4) == 0:
+                qa["answers"][0]["text"] += rng.choice(ODD)
+        with tempfile.TemporaryDirectory() as folder:
+            golds, predictions = (pathlib.Path(folder) / name for name in ("gold.json", "predictions.json"))
+            golds.write_text(json.dumps(gold))
+            predictions.write_text(json.dumps({id: text for id, text in made.items() if text is not None}))
+            ours = [args.xlnet, "score", "--task_name", "cmrc2018", "--gold", golds, "--predictions", predictions]
+            theirs = [sys.executable, args.cmrc2018_evaluate, golds, predictions]
+            run = lambda command: subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            lines = [run(command).stdout.decode().strip() for command in (ours, theirs)]
+        if lines[0] != lines[1]:
+            different += 1
+            print(f"seed {seed}:\n  {lines[0]} here\n  {lines[1]} there")
+    print(f"{args.seeds} lines compared with {args.cmrc2018_evaluate}: {different} differ; the last is {lines[0]}")
+    sys.exit(different > 0)
+
+
 def original_functions(path):
     """Scoring functions of the original program's file, without what it imports."""
     wanted = {"normalize_answer", "get_tokens", "compute_exact", "compute_f1", "get_raw_scores", "make_qid_to_has_ans"}
@@ -87,9 +139,12 @@ def main():
     parser.add_argument("gold", type=pathlib.Path)
     parser.add_argument("--xlnet", default="target/debug/xlnet")
     parser.add_argument("--squad_utils")
+    parser.add_argument("--cmrc2018_evaluate")
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     gold = json.loads(args.gold.read_text())
+    if args.cmrc2018_evaluate:
+        check_chinese(args, gold)
     scorers = []
     try:
         from transformers.data.metrics import squad_metrics

@@ -70,6 +70,10 @@ impl Driver for Notes {
         self.note("sync");
         Ok(())
     }
+    fn beside(&mut self, addresses: &[u64]) -> xlnet::Result<Self> {
+        self.note(format!("beside {}", addresses.len()));
+        Ok(self.clone())
+    }
 }
 
 /// Sizes of parameters: one element, less than a piece, several pieces and a rest.
@@ -286,6 +290,38 @@ mod program {
                     );
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Programs for texts of several lengths, with one copy of the weights.
+    #[test]
+    fn predictions_are_those_of_the_processor() -> Result<()> {
+        let (driver, dir) = (driver()?, tempfile::tempdir()?);
+        let dir = dir.path();
+        let row = |i: usize| format!("{}\t{}it is number {i}\n", i % 2, "so and so it goes, ".repeat(i % 3 * 3));
+        let rows: String = (0..9).map(row).collect();
+        std::fs::write(dir.join("train.tsv"), format!("label\ttext\n{rows}"))?;
+        std::fs::copy(dir.join("train.tsv"), dir.join("dev.tsv"))?;
+        let sizes = r#"{"n_layer": 2, "d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 32, "ff_activation": "gelu",
+            "untie_r": true, "n_token": 300}"#;
+        std::fs::write(dir.join("sizes.json"), sizes)?;
+        for line in [
+            "vocab train --input train.tsv --output spiece.model --vocab_size 300 --soft-limit",
+            "finetune --task_name text --data_dir . --text_a text --label label --model_dir run --train_steps 2 \
+             --train_batch_size 2 --max_seq_length 64 --spiece_model_file spiece.model --model_config_path sizes.json \
+             --init_std 0.5 --do_eval=false --device cpu",
+            "predict --model_dir run --data_dir . --predict_dir cpu --eval_batch_size 2 --device cpu",
+            "predict --model_dir run --data_dir . --predict_dir cuda --eval_batch_size 2 --device cuda",
+        ] {
+            let out = xlnet(dir, driver.path(), line, &[])?;
+            ensure!(out.status.success(), "{line}: {}", text(&out.stderr));
+        }
+        let [cpu, cuda] = ["cpu", "cuda"].map(|device| std::fs::read(dir.join(device).join("text.logits.json")));
+        let [cpu, cuda]: [Vec<Vec<f64>>; 2] = [serde_json::from_slice(&cpu?)?, serde_json::from_slice(&cuda?)?];
+        ensure!(cpu.len() == 9 && cuda.len() == 9, "{cpu:?} and {cuda:?}");
+        for (a, b) in cpu.iter().flatten().zip(cuda.iter().flatten()) {
+            ensure!((a - b).abs() < 1e-4 * a.abs().max(1.0), "{cpu:?} and {cuda:?}");
         }
         Ok(())
     }

@@ -2,11 +2,13 @@
 //! attention cases. `cargo test --test ops -- --nocapture` prints the support table.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use anyhow::Result;
 use xlnet::ErrorKind;
-use xlnet::backend::Device;
-use xlnet::op::Op;
+use xlnet::backend::{Device, Executor};
+use xlnet::op::{Fill, MatMul, Op, Target};
+use xlnet::program::{Builder, Program};
 use xlnet::tensor::DType;
 use xlnet_testkit::{Backend, Case, Support, case::Tolerance, cases, golden, golden_attention, gradients, op_devices};
 
@@ -159,5 +161,67 @@ fn golden_attention_cases() -> Result<()> {
         }
     }
     assert!(all_ok, "see the lines above");
+    Ok(())
+}
+
+/// Two programs of different sizes with one copy of the parameters, on every backend.
+#[test]
+fn programs_share_parameters() -> Result<()> {
+    // y = x w, for some rows; `more` writes w, has another parameter or another name.
+    let program = |rows: usize, more: &str| -> Result<Arc<Program>> {
+        let mut b = Builder::new(DType::F32);
+        let (x, y) = (b.input("x", [rows, 40]), b.output("y", [rows, 7]));
+        let spare = b.param("spare", [3]);
+        let w = b.param(if more == "name" { "v" } else { "w" }, [40, 7]);
+        let out = Target::set(y);
+        b.push(MatMul { a: x, b: w, bias: None, out, m: rows, n: 7, k: 40, trans_a: false, trans_b: false })?;
+        match more {
+            "write" => b.push(Fill { out: spare, value: 1.0 })?,
+            "parameter" => {
+                b.param("other", [2]);
+            }
+            _ => {}
+        }
+        Ok(Arc::new(b.finish()?))
+    };
+    let run = |exec: &mut dyn Executor, value: f32| -> xlnet::Result<Vec<f32>> {
+        let id = |name: &str| exec.program().find(name).expect("a tensor");
+        let (x, y) = (id("x"), id("y"));
+        let count = exec.program().tensor(x).shape.len();
+        exec.upload_f32(x, &vec![value; count])?;
+        exec.run_phase("run")?;
+        exec.download_f32(y)
+    };
+    let weights: Vec<f32> = (0..280).map(|i| i as f32 / 64.0).collect();
+    let column = |j: usize| (0..40).map(|i| weights[i * 7 + j]).sum::<f32>();
+    let expected = |rows: usize, value: f32| (0..rows * 7).map(|i| value * column(i % 7)).collect::<Vec<_>>();
+    let backends: HashSet<Backend> = op_devices()?.into_iter().map(|(device, _)| device).collect();
+    for backend in backends.into_iter().chain([Device::CpuReference.into()]) {
+        let mut first = backend.open(program(2, "")?)?;
+        let w = first.program().find("w").expect("a tensor");
+        first.upload_f32(w, &weights)?;
+        let alone = backend.open(program(5, "")?)?.held_bytes();
+        let mut second = first.open_beside(program(5, "")?)?;
+        let shared = alone - second.held_bytes();
+        assert!([4 * 283, 256 + 1280].contains(&shared), "{backend}: {shared} bytes are shared"); // the latter aligned
+        let mut third = second.open_beside(program(9, "")?)?;
+        // Each runs between the others, and the last one after them.
+        for value in [1.0, 2.0] {
+            for (exec, rows) in [(&mut first, 2), (&mut second, 5), (&mut third, 9)] {
+                assert_eq!(run(&mut **exec, value)?, expected(rows, value), "{backend}, {rows} rows");
+            }
+        }
+        for exec in [&mut first, &mut second] {
+            let text = exec.upload_f32(w, &weights).unwrap_err().to_string();
+            assert!(text.contains("w is shared with other programs"), "{backend}: {text}");
+        }
+        for (more, part) in [("write", "fill writes spare"), ("parameter", "got other"), ("name", "expected w [40, 7]")]
+        {
+            let text = first.open_beside(program(2, more)?).err().expect("refused").to_string();
+            assert!(text.contains(part), "{backend}: {text}");
+        }
+        drop((first, second));
+        assert_eq!(run(&mut *third, 3.0)?, expected(9, 3.0), "{backend}");
+    }
     Ok(())
 }

@@ -102,6 +102,9 @@ impl Executor for CheckFinite {
     fn sync(&mut self) -> Result<()> {
         self.inner.sync()
     }
+    fn open_beside(&mut self, program: Arc<Program>) -> Result<Box<dyn Executor>> {
+        Ok(Box::new(CheckFinite::new(self.inner.open_beside(program)?)))
+    }
     fn profile(&mut self, on: bool) -> Vec<OpTime> {
         self.inner.profile(on)
     }

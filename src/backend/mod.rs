@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod cuda;
 mod indices;
 pub mod lower;
+mod shared;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
@@ -23,6 +24,7 @@ use crate::tensor::{DType, TensorId};
 use crate::{Error, Result};
 
 pub use check_finite::CheckFinite;
+pub use shared::{Parameters, check_parameters};
 
 /// Which device runs a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -208,13 +210,13 @@ pub struct OpTime {
     pub runs: u64,
 }
 
-/// Runs one program on one device. Five methods do the work; the rest are views of what it was given.
+/// Runs one program on one device. Six methods do the work; the rest are views of what it was given.
 pub trait Executor: Send {
     /// The program.
     fn program(&self) -> &Arc<Program>;
     /// The addresses.
     fn plan(&self) -> &Plan;
-    /// Bytes of device memory really held for tensors and workspaces.
+    /// Bytes of device memory really held for tensors and workspaces; parameters of another executor are not counted.
     fn held_bytes(&self) -> usize;
     /// Copies bytes into a tensor.
     ///
@@ -236,6 +238,12 @@ pub trait Executor: Send {
     /// # Errors
     /// When the device fails.
     fn sync(&mut self) -> Result<()>;
+    /// Opens another program on this device, which uses the parameters of this one instead of memory of its own. From
+    /// then on nothing may write them; they stay as long as one of the two needs them.
+    ///
+    /// # Errors
+    /// When the programs have different parameters or write them (see [`check_parameters`]), or those of [`Device::open`].
+    fn open_beside(&mut self, program: Arc<Program>) -> Result<Box<dyn Executor>>;
     /// Starts measuring each op's time, or stops; either way returns what was measured.
     fn profile(&mut self, on: bool) -> Vec<OpTime>;
 }

@@ -73,11 +73,24 @@ pub enum Output {
 }
 
 impl Setup {
-    /// The program that answers batches of `length` tokens.
+    /// The program that answers batches of `length` tokens with `weights`.
     ///
     /// # Errors
-    /// When sizes do not fit together or the device is missing.
-    pub fn session(&self, batch: usize, length: usize) -> Result<Session> {
+    /// When sizes do not fit together, the device is missing, or weights do not fit.
+    pub fn session(&self, batch: usize, length: usize, weights: &ModelWeights) -> Result<Session> {
+        let mut session = Session::new(&self.model, self.options(batch, length), self.device, 0)?;
+        let (program, exec) = session.parts();
+        load_into(exec, program, weights, &LoadOptions::default())?;
+        Ok(session)
+    }
+    /// Another such program, which uses the weights of `other`.
+    ///
+    /// # Errors
+    /// When there is too little memory, or the device fails.
+    pub fn session_beside(&self, other: &mut Session, batch: usize, length: usize) -> Result<Session> {
+        other.beside(&self.model, self.options(batch, length), self.device)
+    }
+    fn options(&self, batch: usize, length: usize) -> StepOptions {
         let transformer = TransformerOptions {
             batch: batch * self.task.rows(),
             length,
@@ -91,8 +104,7 @@ impl Setup {
             ..TransformerOptions::default()
         };
         let objective = self.task.prediction(self.summary);
-        let options = StepOptions { transformer, objective, accumulate: 1, float: DType::F32, optimizer: None };
-        Session::new(&self.model, options, self.device, 0)
+        StepOptions { transformer, objective, accumulate: 1, float: DType::F32, optimizer: None }
     }
 
     /// Tokens of a window that features of at most `longest` tokens are read in. The distance to what is remembered, zeros
@@ -130,14 +142,21 @@ impl Setup {
     ) -> Result<Vec<Output>> {
         let by_shape = self.by_shape(features.iter());
         let mut outputs: Vec<Option<Output>> = vec![None; features.len()];
+        let mut first: Option<Session> = None; // has the weights that the others use
         let mut done = 0;
         for ((length, _), indices) in by_shape {
-            let mut session = self.session(self.batch.min(indices.len()), length)?;
-            let (program, exec) = session.parts();
-            load_into(exec, program, weights, &LoadOptions::default())?;
-            for some in indices.chunks(self.batch.min(indices.len())) {
+            let batch = self.batch.min(indices.len());
+            let mut beside;
+            let session = match &mut first {
+                None => first.insert(self.session(batch, length, weights)?),
+                Some(first) => {
+                    beside = self.session_beside(first, batch, length)?;
+                    &mut beside
+                }
+            };
+            for some in indices.chunks(batch) {
                 let batch: Vec<&Feature> = some.iter().map(|&i| &features[i]).collect();
-                for (&i, output) in some.iter().zip(self.answer_batch(&mut session, &batch)?) {
+                for (&i, output) in some.iter().zip(self.answer_batch(session, &batch)?) {
                     outputs[i] = Some(output);
                 }
                 done += some.len();

@@ -83,6 +83,13 @@ impl LanguageModel {
     }
 
     fn session(&self, length: usize, query: QueryKind, memory: usize, reuse_len: usize) -> Result<Session> {
+        let options = self.step_options(length, query, memory, reuse_len);
+        let mut session = Session::new(&self.model.config, options, self.device, 0)?;
+        let (program, exec) = session.parts();
+        self.model.load_into(exec, program, &LoadOptions::default())?;
+        Ok(session)
+    }
+    fn step_options(&self, length: usize, query: QueryKind, memory: usize, reuse_len: usize) -> StepOptions {
         let transformer = TransformerOptions {
             batch: 1,
             length,
@@ -95,17 +102,7 @@ impl LanguageModel {
             layer_norm_eps: self.model.settings.layer_norm_eps,
             ..TransformerOptions::default()
         };
-        let options = StepOptions {
-            transformer,
-            objective: Objective::Logits,
-            accumulate: 1,
-            float: DType::F32,
-            optimizer: None,
-        };
-        let mut session = Session::new(&self.model.config, options, self.device, 0)?;
-        let (program, exec) = session.parts();
-        self.model.load_into(exec, program, &LoadOptions::default())?;
-        Ok(session)
+        StepOptions { transformer, objective: Objective::Logits, accumulate: 1, float: DType::F32, optimizer: None }
     }
 
     /// Ids of a text in which `<mask>` stands for one token.
@@ -196,7 +193,8 @@ impl LanguageModel {
         let chunks = before.chunks_exact(CHUNK);
         let rest = chunks.remainder();
         if chunks.len() > 0 {
-            let mut reader = self.session(CHUNK, QueryKind::Targets(1), how.mem_len, CHUNK)?;
+            let options = self.step_options(CHUNK, QueryKind::Targets(1), how.mem_len, CHUNK);
+            let mut reader = session.beside(&self.model.config, options, self.device)?;
             reader.reset_memory()?;
             for chunk in chunks {
                 reader.input_i32("input_ids", chunk)?;

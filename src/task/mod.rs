@@ -19,6 +19,7 @@ pub mod finetune;
 pub mod generate;
 pub mod metrics;
 pub mod predict;
+mod programs;
 pub mod span;
 mod start;
 pub mod table;

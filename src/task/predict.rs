@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::cache::Dataset;
-use super::evaluate::Output;
+use super::evaluate::{Output, Setup};
 use super::example::{ChoiceExample, Examples, Label, Questions, TaggedExample, TextExample};
 use super::feature::{Feature, Target};
 use super::fine_tuned::FineTuned;
 use super::metrics::argmax;
+use super::programs::{Programs, Size};
 use super::span::decode::write_predictions;
 use super::{Answer, Source, choices, example};
 use crate::atomic::AtomicFile;
 use crate::data::record_info::Split;
-use crate::train::load::{LoadOptions, load_into};
 use crate::train::session::Session;
 use crate::{Error, Result};
 
@@ -182,11 +182,10 @@ pub enum Response {
 }
 
 /// A fine-tuned model that answers requests from many threads. Requests of like length run together; programs for a few
-/// lengths are kept, with a copy of the weights each.
+/// numbers and lengths of requests are kept, which share the weights.
 pub struct Predictor {
     model: FineTuned,
-    sessions: Mutex<Vec<(usize, Session)>>, // the last used at the end
-    most_sessions: usize,
+    programs: Mutex<Programs>,
 }
 
 impl std::fmt::Debug for Predictor {
@@ -203,11 +202,27 @@ fn softmax(logits: &[f32]) -> Vec<f32> {
 }
 
 impl Predictor {
-    /// Serves `model`; at most `most_sessions` programs of different lengths are kept.
-    pub fn new(model: FineTuned, most_sessions: usize) -> Self {
-        Predictor { model, sessions: Mutex::new(vec![]), most_sessions: most_sessions.max(1) }
+    /// Serves `model`; programs for at most `most_programs` sizes of batch are kept. That of the largest is opened at once
+    /// and takes the weights.
+    ///
+    /// # Errors
+    /// When the device is missing, has too little memory for the largest batch, or weights do not fit.
+    pub fn new(mut model: FineTuned, most_programs: usize) -> Result<Self> {
+        let Setup { batch, max_seq_length, .. } = model.setup;
+        let size = Size { batch, length: model.setup.length(max_seq_length) };
+        let weights = std::mem::take(&mut model.weights); // they live on the device from now on
+        let largest = model.setup.session(size.batch, size.length, &weights)?;
+        Ok(Predictor { model, programs: Mutex::new(Programs::new(size, largest, most_programs)) })
     }
-    /// The model.
+    /// Bytes of device memory that it holds.
+    pub fn held_bytes(&self) -> usize {
+        self.programs().held_bytes()
+    }
+    fn programs(&self) -> MutexGuard<'_, Programs> {
+        // A thread that panicked left programs whose next batch overwrites everything.
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// The model; its weights are on the device.
     pub fn model(&self) -> &FineTuned {
         &self.model
     }
@@ -312,28 +327,16 @@ impl Predictor {
         let setup = &self.model.setup;
         let by_shape = setup.by_shape(features.iter().copied());
         let mut outputs: Vec<Option<Output>> = vec![None; features.len()];
-        // A thread that panicked left sessions whose next batch overwrites everything.
-        let mut sessions = self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut programs = self.programs();
         for ((length, _), indices) in by_shape {
-            let mut session = match sessions.iter().position(|(known, _)| *known == length) {
-                Some(at) => sessions.remove(at).1,
-                None => {
-                    if sessions.len() >= self.most_sessions {
-                        sessions.remove(0);
-                    }
-                    let mut session = setup.session(setup.batch, length)?;
-                    let (program, exec) = session.parts();
-                    load_into(exec, program, &self.model.weights, &LoadOptions::default())?;
-                    session
-                }
-            };
-            for some in indices.chunks(setup.batch) {
-                let batch: Vec<&Feature> = some.iter().map(|&i| features[i]).collect();
-                for (&i, output) in some.iter().zip(setup.answer_batch(&mut session, &batch)?) {
+            let open = |largest: &mut Session, Size { batch, length }| setup.session_beside(largest, batch, length);
+            let (batch, session) = programs.of(indices.len(), length, open)?;
+            for some in indices.chunks(batch) {
+                let rows: Vec<&Feature> = some.iter().map(|&i| features[i]).collect();
+                for (&i, output) in some.iter().zip(setup.answer_batch(session, &rows)?) {
                     outputs[i] = Some(output);
                 }
             }
-            sessions.push((length, session));
         }
         let missing = || Error::plan("a feature was not answered");
         outputs.into_iter().map(|output| output.ok_or_else(missing)).collect()

@@ -3,7 +3,7 @@
 use super::session::Copies;
 use super::snapshot::Snapshot;
 use super::step::{Objective, StepOptions, StepProgram};
-use crate::backend::Device;
+use crate::backend::{Device, Parameters};
 use crate::config::XlnetConfig;
 use crate::size::bytes;
 use crate::{Error, Result};
@@ -40,16 +40,17 @@ pub fn largest<T>(plan: impl Fn(usize) -> Result<T>, fits: impl Fn(&T) -> bool) 
     Ok(Some((low, best)))
 }
 
-/// Bytes of `device` that a program needs, with those copies of it that lie in the same memory.
+/// Bytes of `device` that a program needs, with copies of it that lie in the same memory and without what it shares.
 ///
 /// # Errors
 /// When the program does not fit the device's limits.
 pub fn needed(device: Device, step: &StepProgram, copies: Copies) -> Result<usize> {
-    let copied = match copies {
-        Copies::Snapshot if device.is_host() => Snapshot::bytes(step),
-        _ => 0,
-    };
-    Ok(device.plan(&step.program)?.total_bytes() + copied)
+    let plan = device.plan(&step.program)?;
+    Ok(match copies {
+        Copies::Snapshot if device.is_host() => plan.total_bytes() + Snapshot::bytes(step),
+        Copies::Shared => Parameters::Borrowed.held_bytes(&plan),
+        _ => plan.total_bytes(),
+    })
 }
 
 /// Requires that what the program needs is free on `device`, before anything is allocated.

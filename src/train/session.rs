@@ -25,14 +25,16 @@ pub struct StepResult {
     pub learning_rate: f64,
 }
 
-/// What else lies in this machine's memory beside the device's.
+/// What lies in memory beside what a program plans, or does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Copies {
     /// Nothing of size.
     #[default]
     None,
-    /// A snapshot that is being saved.
+    /// A snapshot that is being saved, in this machine's memory.
     Snapshot,
+    /// Parameters are those of another program.
+    Shared,
 }
 
 /// A program, a device and the number of updates done.
@@ -70,6 +72,20 @@ impl Session {
         let step_program = StepProgram::build(config, &options)?;
         fit::check(config, &options, device, &step_program, copies)?;
         let exec = step_program.open(device)?;
+        Self::with(step_program, options, exec, seed)
+    }
+    /// Another program of the same model on the same device. It uses the weights of this one, which nothing may change any
+    /// more; they stay as long as one of the two is there.
+    ///
+    /// # Errors
+    /// Those of [`Session::new`], and when one of the two programs trains.
+    pub fn beside(&mut self, config: &XlnetConfig, options: StepOptions, device: Device) -> Result<Self> {
+        let step_program = StepProgram::build(config, &options)?;
+        fit::check(config, &options, device, &step_program, Copies::Shared)?;
+        let exec = self.exec.open_beside(step_program.program.clone())?;
+        Self::with(step_program, options, exec, self.seed)
+    }
+    fn with(step_program: StepProgram, options: StepOptions, exec: Box<dyn Executor>, seed: u64) -> Result<Self> {
         let rows = (0..).take(options.accumulate * options.transformer.batch).collect();
         let mut session = Session { step_program, options, exec, seed, step: 0, rows };
         session.upload_constants()?;

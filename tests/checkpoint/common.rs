@@ -82,6 +82,9 @@ impl Executor for Store {
     fn sync(&mut self) -> Result<()> {
         Ok(())
     }
+    fn open_beside(&mut self, _: Arc<Program>) -> Result<Box<dyn Executor>> {
+        Err(Error::device("this is memory alone"))
+    }
     fn profile(&mut self, _: bool) -> Vec<OpTime> {
         vec![]
     }

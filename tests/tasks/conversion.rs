@@ -6,6 +6,7 @@ use xlnet::task::choices::Levels;
 use xlnet::task::convert::Conversion;
 use xlnet::task::encoder::Encoder;
 use xlnet::task::example::Examples;
+use xlnet::task::span::chinese;
 use xlnet::task::{Custom, Place as Set, Task};
 
 use crate::common::Place;
@@ -149,4 +150,16 @@ fn windows_of_paragraphs() {
         .sum();
     let last = windows.iter().map(|f| number(f, "doc_span_index") * 8 + number(f, "paragraph_len")).max().unwrap();
     assert_eq!(best, last);
+}
+
+/// Words between ideographs, for the scores of CMRC 2018 and DRCD, as the official scorer and NLTK cut them.
+#[test]
+fn units_of_chinese_answers_are_the_official_ones() {
+    let file: Value = serde_json::from_str(include_str!("../golden/words.json")).unwrap();
+    let cases = file["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 300);
+    for case in cases {
+        let (text, units): (String, Vec<String>) = serde_json::from_value(case.clone()).unwrap();
+        assert_eq!(chinese::units(&text), units, "{text:?}");
+    }
 }

@@ -16,6 +16,7 @@ use xlnet::task::embed::{EmbedOptions, Embedder, Layers, Pooling};
 use xlnet::task::fine_tuned::FineTuned;
 use xlnet::task::generate::{LanguageModel, Sampling};
 use xlnet::task::predict::{Predictor, Request, Response};
+use xlnet::tensor::Role;
 
 use crate::common::{NAMES, Place, belongings, language_model, train};
 
@@ -91,7 +92,7 @@ impl Server {
 fn a_thousand_requests_and_bad_ones() {
     let place = classifier();
     let model = FineTuned::open(&place.path().join("run"), Device::Cpu, 1).unwrap();
-    let alone = Predictor::new(model, 8);
+    let alone = Predictor::new(model, 8).unwrap();
     let texts: Vec<String> = (0..40).map(text).collect();
     let expected: Vec<f32> =
         texts.iter().map(|text| share(alone.predict(&[request(text)])[0].as_ref().unwrap())).collect();
@@ -161,6 +162,44 @@ fn a_thousand_requests_and_bad_ones() {
     let pid = server.child.id().to_string();
     assert!(Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status().unwrap().success());
     assert!(server.child.wait().unwrap().success());
+}
+
+/// Programs for other numbers and lengths of requests hold no weights, and as many are kept as is said.
+#[test]
+fn weights_are_there_once() {
+    let place = classifier();
+    let model = || FineTuned::open(&place.path().join("run"), Device::Cpu, 4).unwrap();
+    let shares = |predictor: &Predictor, texts: &[String]| -> Vec<f32> {
+        let requests: Vec<Request> = texts.iter().map(|text| request(text)).collect();
+        predictor.predict(&requests).iter().map(|response| share(response.as_ref().unwrap())).collect()
+    };
+    let texts: Vec<String> = (0..8).map(text).collect();
+    let many = Predictor::new(model(), 8).unwrap();
+    let first = many.held_bytes();
+    let (mut alone, mut held) = (vec![], vec![first]);
+    for text in &texts {
+        alone.extend(shares(&many, std::slice::from_ref(text)));
+        held.push(many.held_bytes());
+    }
+    let together = shares(&many, &texts);
+    assert!(alone.iter().zip(&together).all(|(a, b)| (a - b).abs() < 2e-6), "{alone:?} {together:?}");
+
+    // A program for the first text of some length, to the byte what it is without weights; none for the next such text.
+    let grown: Vec<usize> = held.windows(2).map(|pair| pair[1] - pair[0]).filter(|&bytes| bytes > 0).collect();
+    let model = model();
+    let without_weights = |length: usize| {
+        let mut session = model.setup.session(1, length, &model.weights).unwrap();
+        let plan = session.exec().plan();
+        plan.total_bytes() - plan.arena_bytes(Role::Param)
+    };
+    let expected: Vec<usize> = (1..=8).map(|i| without_weights(8 * i)).collect();
+    assert!((2..8).contains(&grown.len()), "{grown:?}");
+    assert!(grown.iter().all(|bytes| expected.contains(bytes)), "{grown:?} {expected:?}");
+
+    let one = Predictor::new(model, 1).unwrap(); // does all with one program
+    let same = shares(&one, &texts);
+    assert!(same.iter().zip(&together).all(|(a, b)| (a - b).abs() < 2e-6));
+    assert_eq!(one.held_bytes(), first);
 }
 
 #[test]

@@ -59,9 +59,7 @@ fn the_beginning_of_a_long_text_is_remembered() {
         "{lengths:?}"
     );
     let alone = open(1).setup.answer(&model.weights, &dataset.features, &mut |_| ()).unwrap();
-    let mut session = model.setup.session(7, 24).unwrap();
-    let (program, exec) = session.parts();
-    xlnet::train::load::load_into(exec, program, &model.weights, &Default::default()).unwrap();
+    let mut session = model.setup.session(7, 24, &model.weights).unwrap();
     let mut mixed = vec![];
     for some in dataset.features.iter().collect::<Vec<_>>().chunks(7) {
         mixed.extend(model.setup.answer_batch(&mut session, some).unwrap());
@@ -73,7 +71,7 @@ fn the_beginning_of_a_long_text_is_remembered() {
         }
     }
     // The predictor reads windows too.
-    let predictor = Predictor::new(model, 2);
+    let predictor = Predictor::new(model, 2).unwrap();
     for i in [0, 5, 10, 47] {
         let request = Request { text: Some(text(i)), ..Request::default() };
         let Ok(Response::Class { label, .. }) = predictor.predict(&[request]).remove(0) else { panic!("no class") };

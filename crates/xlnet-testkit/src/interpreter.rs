@@ -1,7 +1,7 @@
 //! The CUDA backend on the PTX interpreter: the launches of a card, run and checked on the CPU.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ptx_interpreter::{Argument, Buffer, Machine, Module, Report, Schedule};
 use xlnet::backend::cuda::{Call, CudaExecutor, Driver, KernelLaunch, KernelText};
@@ -12,7 +12,7 @@ use xlnet::{Error, Result};
 /// A machine that runs PTX without a GPU.
 pub struct Interpreter {
     capability: (u32, u32),
-    machine: Machine,
+    machine: Arc<Mutex<Machine>>, // programs beside each other have one
     buffers: Vec<Buffer>,
     modules: Vec<(Arc<Module>, KernelText)>,
     report: Report,
@@ -24,14 +24,13 @@ impl Interpreter {
     pub fn new(schedule: Schedule, capability: (u32, u32)) -> Self {
         let mut machine = Machine::new();
         machine.schedule(schedule);
-        Interpreter {
-            capability,
-            machine,
-            buffers: vec![],
-            modules: vec![],
-            report: Report::default(),
-            recordings: vec![],
-        }
+        Self::on(capability, Arc::new(Mutex::new(machine)), vec![])
+    }
+    fn on(capability: (u32, u32), machine: Arc<Mutex<Machine>>, buffers: Vec<Buffer>) -> Self {
+        Interpreter { capability, machine, buffers, modules: vec![], report: Report::default(), recordings: vec![] }
+    }
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// Gives `program` to such a machine.
     ///
@@ -52,8 +51,8 @@ impl Interpreter {
         let (module, kernel) = &self.modules[launch.kernel];
         let addresses = launch.addresses.iter().map(|address| Argument::U64(*address));
         let arguments: Vec<_> = [Argument::Bytes(launch.params.clone())].into_iter().chain(addresses).collect();
-        let report =
-            self.machine.launch(module, kernel.entry, launch.grid, launch.block, launch.shared as usize, &arguments);
+        let shared = launch.shared as usize;
+        let report = self.machine().launch(module, kernel.entry, launch.grid, launch.block, shared, &arguments);
         let report = report.map_err(|error| Error::kernel(format!("{}: {error}", kernel.rendered.label)))?;
         self.report.add(&report);
         Ok(())
@@ -96,17 +95,19 @@ impl Driver for Interpreter {
         true
     }
     fn alloc(&mut self, name: &str, bytes: usize, zeroed: bool) -> Result<u64> {
-        let buffer = if zeroed { self.machine.upload(name, &vec![0; bytes]) } else { self.machine.alloc(name, bytes) };
+        let mut machine = self.machine();
+        let buffer = if zeroed { machine.upload(name, &vec![0; bytes]) } else { machine.alloc(name, bytes) };
+        drop(machine);
         self.buffers.push(buffer);
         Ok(buffer.address())
     }
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
         let (buffer, offset) = self.locate(address)?;
-        self.machine.write(buffer, offset, bytes).map_err(kernel_error)
+        self.machine().write(buffer, offset, bytes).map_err(kernel_error)
     }
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
         let (buffer, offset) = self.locate(address)?;
-        self.machine.read(buffer, offset, bytes).map_err(kernel_error)
+        self.machine().read(buffer, offset, bytes).map_err(kernel_error)
     }
     fn load(&mut self, kernel: &KernelText) -> Result<usize> {
         self.modules.push((module(kernel)?, kernel.clone()));
@@ -128,5 +129,9 @@ impl Driver for Interpreter {
     }
     fn sync(&mut self) -> Result<()> {
         Ok(())
+    }
+    fn beside(&mut self, addresses: &[u64]) -> Result<Self> {
+        let buffers = self.buffers.iter().filter(|buffer| addresses.contains(&buffer.address()));
+        Ok(Self::on(self.capability, self.machine.clone(), buffers.copied().collect()))
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytemuck::Pod;
 
+use crate::backend::Parameters;
 use crate::op::IndexRange;
 use crate::program::{ALIGNMENT, Placement, Plan, Program};
 use crate::tensor::{DType, Role, TensorId};
@@ -49,6 +50,8 @@ struct Arena {
 
 // SAFETY: an arena owns its bytes, which are plain data; nothing in it belongs to a thread.
 unsafe impl Send for Arena {}
+// SAFETY: an arena that several [`Arenas`] have is written by none of them, see [`Access::claim`].
+unsafe impl Sync for Arena {}
 
 impl Arena {
     fn new(role: Role, bytes: usize) -> Result<Self> {
@@ -81,7 +84,8 @@ impl Drop for Arena {
 
 /// All tensors of a program.
 pub struct Arenas {
-    arenas: Vec<Arena>,
+    arenas: Vec<Arc<Arena>>, // by role; only that of parameters is ever another's too
+    parameters: Parameters,
     program: Arc<Program>,
     plan: Plan,
     /// What the current op has been given; kept to reuse its memory.
@@ -100,8 +104,25 @@ impl Arenas {
     /// # Errors
     /// When the system has not that much memory.
     pub fn new(program: Arc<Program>, plan: Plan) -> Result<Self> {
-        let arenas = Role::ALL.iter().map(|&role| Arena::new(role, plan.arena_bytes(role))).collect::<Result<_>>()?;
-        Ok(Arenas { arenas, program, plan, given: vec![] })
+        Self::with(program, plan, None)
+    }
+    /// Allocates what `plan` asks for, but takes the parameters of `self`, which nothing may write any more.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn lend(&mut self, program: Arc<Program>, plan: Plan) -> Result<Self> {
+        let arenas = Self::with(program, plan, Some(&self.arenas[Role::Param as usize]))?;
+        self.parameters = self.parameters.lend();
+        Ok(arenas)
+    }
+    fn with(program: Arc<Program>, plan: Plan, lent: Option<&Arc<Arena>>) -> Result<Self> {
+        let arena = |&role: &Role| match lent {
+            Some(arena) if role == Role::Param => Ok(arena.clone()),
+            _ => Arena::new(role, plan.arena_bytes(role)).map(Arc::new),
+        };
+        let arenas = Role::ALL.iter().map(arena).collect::<Result<_>>()?;
+        let parameters = if lent.is_some() { Parameters::Borrowed } else { Parameters::Own };
+        Ok(Arenas { arenas, parameters, program, plan, given: vec![] })
     }
     pub fn program(&self) -> &Arc<Program> {
         &self.program
@@ -109,20 +130,15 @@ impl Arenas {
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
-    /// Sum of all allocations.
+    /// Sum of its own allocations.
     pub fn held_bytes(&self) -> usize {
-        self.arenas.iter().map(|arena| arena.layout.size()).sum()
+        self.parameters.held_bytes(&self.plan)
     }
     /// Access for op `index` of the program.
     pub fn op(&mut self, index: usize) -> Access<'_> {
         self.given.clear();
-        Access {
-            arenas: &self.arenas,
-            program: &self.program,
-            plan: &self.plan,
-            given: &mut self.given,
-            op: Some(index),
-        }
+        let Arenas { arenas, parameters, program, plan, given } = self;
+        Access { arenas, parameters: *parameters, program, plan, given, op: Some(index) }
     }
     /// The bytes of a tensor.
     ///
@@ -144,13 +160,15 @@ impl Arenas {
     }
     /// Finds bytes for the host; whoever makes a slice of them says why that is sound.
     fn host<'a>(&'a self, given: &'a mut Vec<Given>) -> Access<'a> {
-        Access { arenas: &self.arenas, program: &self.program, plan: &self.plan, given, op: None }
+        let Arenas { arenas, parameters, program, plan, .. } = self;
+        Access { arenas, parameters: *parameters, program, plan, given, op: None }
     }
 }
 
 /// Hands out the tensors of one op as slices; a slice to write never overlaps another one.
 pub struct Access<'a> {
-    arenas: &'a [Arena],
+    arenas: &'a [Arc<Arena>],
+    parameters: Parameters,
     program: &'a Program,
     plan: &'a Plan,
     given: &'a mut Vec<Given>,
@@ -274,6 +292,10 @@ impl<'a> Access<'a> {
     fn claim(&mut self, placement: Placement, written: bool, what: &str) -> Result<NonNull<[u8]>> {
         let arena = &self.arenas[placement.role as usize];
         let Placement { offset, bytes, role } = placement;
+        if written && role == Role::Param && self.parameters != Parameters::Own {
+            let place = self.place();
+            return Err(Error::plan(format!("{place}: {what} is shared with other programs, so nothing may write it")));
+        }
         if offset > arena.layout.size() || bytes > arena.layout.size() - offset {
             return Err(Error::plan(format!("{}: {what} does not lie inside the arena of {role}", self.place())));
         }

@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use super::arena::Arenas;
 use super::dispatch;
 use super::reference::{self, Store};
-use crate::backend::{Executor, OpTime};
+use crate::backend::{Device, Executor, OpTime, check_parameters};
 use crate::program::{Plan, Program};
 use crate::tensor::{DType, TensorId};
 use crate::{Error, Result};
@@ -23,6 +23,18 @@ pub struct CpuExecutor {
     times: Option<Vec<(Duration, u64)>>,
 }
 
+/// Requires that the processor can run a program.
+fn check(program: &Program) -> Result<()> {
+    if !matches!(program.float, DType::F32 | DType::F64) {
+        let float = program.float;
+        return Err(Error::device(format!(
+            "the CPU computes in f32 and f64, not in {float}; build the program in f32"
+        )));
+    }
+    let mut steps = program.steps.iter().enumerate();
+    steps.try_for_each(|(i, step)| step.op.check(&program.tensors, program.scope(i)))
+}
+
 impl CpuExecutor {
     /// Takes a program and its plan; `reference` chooses the plain loops that define each op.
     ///
@@ -30,15 +42,7 @@ impl CpuExecutor {
     /// When the program's floating-point type is neither f32 nor f64, an op's tensors do not fit, or the memory that
     /// the plan asks for cannot be had.
     pub fn new(program: Arc<Program>, plan: Plan, reference: bool) -> Result<Self> {
-        if !matches!(program.float, DType::F32 | DType::F64) {
-            let float = program.float;
-            return Err(Error::device(format!(
-                "the CPU computes in f32 and f64, not in {float}; build the program in f32"
-            )));
-        }
-        for (i, step) in program.steps.iter().enumerate() {
-            step.op.check(&program.tensors, program.scope(i))?;
-        }
+        check(&program)?;
         Ok(CpuExecutor { memory: Arenas::new(program, plan)?, reference, times: None })
     }
 
@@ -109,6 +113,15 @@ impl Executor for CpuExecutor {
     }
     fn sync(&mut self) -> Result<()> {
         Ok(())
+    }
+    fn open_beside(&mut self, program: Arc<Program>) -> Result<Box<dyn Executor>> {
+        check(&program)?;
+        let reference = self.reference;
+        let device = if reference { Device::CpuReference } else { Device::Cpu };
+        let plan = device.plan(&program)?;
+        check_parameters(self, &program, &plan)?;
+        let memory = self.memory.lend(program, plan)?;
+        Ok(Box::new(CpuExecutor { memory, reference, times: None }))
     }
     fn profile(&mut self, on: bool) -> Vec<OpTime> {
         let new = on.then(|| vec![(Duration::ZERO, 0); self.program().steps.len()]);

@@ -20,11 +20,26 @@ pub struct Card {
     /// Before and after what is timed.
     stamps: [sys::CUevent; 2],
     staging: Option<Staging>,
-    allocations: Vec<sys::CUdeviceptr>,
+    allocations: Vec<Arc<Allocation>>,
     functions: Vec<(Function, String)>, // with their labels
     /// Where there is a library for them.
     products: Option<Products>,
     recordings: Vec<sys::CUgraphExec>,
+}
+
+/// Memory of a card, given back when no program needs it any more.
+struct Allocation {
+    context: Arc<Context>,
+    address: sys::CUdeviceptr,
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: allocated by a card of this context, and given back only here; the cards that used it are gone.
+            let _ = unsafe { result::free_sync(self.address) };
+        }
+    }
 }
 
 // SAFETY: the handles belong to the driver, which allows every thread to use them once the context is current there; each
@@ -37,7 +52,9 @@ impl Card {
     /// # Errors
     /// When there is no driver or no such card, either is too old, or what the driver says.
     pub fn open(number: usize) -> Result<Self> {
-        let context = Context::open(number)?;
+        Self::on(Context::open(number)?)
+    }
+    fn on(context: Arc<Context>) -> Result<Self> {
         context.enter()?;
         let failed = |error| context.failed("opening the card", error);
         let stream = stream::create(stream::StreamKind::NonBlocking).map_err(failed)?;
@@ -104,7 +121,7 @@ impl Driver for Card {
             let what = format!("{bytes} bytes for {name}, {free} are free; use a smaller batch");
             self.failed(&what, error)
         })?;
-        self.allocations.push(address);
+        self.allocations.push(Arc::new(Allocation { context: self.context.clone(), address }));
         if zeroed {
             // SAFETY: the allocation has `bytes` bytes; the stream comes to it before any launch.
             let cleared = unsafe { result::memset_d8_async(address, 0, bytes, self.stream) };
@@ -188,6 +205,13 @@ impl Driver for Card {
         // SAFETY: the stream is this card's own.
         unsafe { stream::synchronize(self.stream) }.map_err(|error| self.ran(error))
     }
+    fn beside(&mut self, addresses: &[u64]) -> Result<Self> {
+        self.sync()?;
+        let mut card = Card::on(self.context.clone())?;
+        let lent = self.allocations.iter().filter(|allocation| addresses.contains(&allocation.address));
+        card.allocations.extend(lent.cloned());
+        Ok(card)
+    }
 }
 
 impl Drop for Card {
@@ -203,9 +227,7 @@ impl Drop for Card {
             for recording in &self.recordings {
                 let _ = graph::exec_destroy(*recording);
             }
-            for address in &self.allocations {
-                let _ = result::free_sync(*address);
-            }
+            self.allocations.clear();
             for stamp in self.stamps {
                 let _ = event::destroy(stamp);
             }

@@ -63,7 +63,7 @@ pub enum Call {
 }
 
 /// A machine with memory that loads and launches kernels, in order.
-pub trait Driver: Send {
+pub trait Driver: Send + 'static {
     /// Compute capability, which decides what kernels may use: (8, 0) is A100.
     fn capability(&self) -> (u32, u32);
     /// Blocks of a launch that keep it busy: a launch of more that costs memory is made in parts.
@@ -130,4 +130,12 @@ pub trait Driver: Send {
     /// # Errors
     /// When the machine or a launch failed.
     fn sync(&mut self) -> Result<()>;
+    /// The same machine for another program, which reads the memory at these addresses too: it holds what was written so
+    /// far, and stays as long as one of the two is there.
+    ///
+    /// # Errors
+    /// When the machine or a launch failed.
+    fn beside(&mut self, addresses: &[u64]) -> Result<Self>
+    where
+        Self: Sized;
 }

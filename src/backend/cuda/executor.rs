@@ -9,7 +9,7 @@ use super::fuse::{Fuse, Fused};
 use super::{Call, Driver, KernelLaunch, KernelText, Product, caps};
 use crate::backend::indices::Indices;
 use crate::backend::lower::{Caps, Context, Slice, lower, workspace_bytes};
-use crate::backend::{Executor, OpTime};
+use crate::backend::{Executor, OpTime, Parameters, check_parameters};
 use crate::kernel::{Language, Variant};
 use crate::op::{MatMul, Op, Write};
 use crate::program::{Plan, Program};
@@ -73,8 +73,12 @@ impl Kernels {
 
 /// Where everything lies.
 struct Memory {
-    /// Address and size of every allocation.
-    allocations: Vec<(u64, usize)>,
+    /// Address of every allocation.
+    allocations: Vec<u64>,
+    /// Bytes of those that are this program's own.
+    held_bytes: usize,
+    /// Whose the parameters are.
+    parameters: Parameters,
     /// Of each tensor.
     tensors: Vec<Slice>,
     /// Of each op that needs one.
@@ -82,23 +86,48 @@ struct Memory {
 }
 
 impl Memory {
-    fn new(driver: &mut impl Driver, program: &Program, plan: &Plan) -> Result<Self> {
-        let mut memory = Memory { allocations: vec![], tensors: vec![], workspaces: vec![] };
+    /// Memory of a program; `lent` holds addresses of parameters that another one has, in order of the allocations here.
+    fn new(driver: &mut impl Driver, program: &Program, plan: &Plan, lent: Option<Vec<u64>>) -> Result<Self> {
+        let parameters = if lent.is_some() { Parameters::Borrowed } else { Parameters::Own };
+        let mut memory = Memory { allocations: vec![], held_bytes: 0, parameters, tensors: vec![], workspaces: vec![] };
+        let mut lent = lent.unwrap_or_default().into_iter();
         if driver.separates_tensors() {
-            memory.apart(driver, program, plan)?;
+            memory.apart(driver, program, plan, &mut lent)?;
         } else {
-            memory.arenas(driver, program, plan)?;
+            memory.arenas(driver, program, plan, &mut lent)?;
         }
         Ok(memory)
     }
     fn alloc(&mut self, driver: &mut impl Driver, name: &str, bytes: usize, zeroed: bool) -> Result<usize> {
-        self.allocations.push((driver.alloc(name, bytes, zeroed)?, bytes));
+        self.held_bytes += bytes;
+        self.allocations.push(driver.alloc(name, bytes, zeroed)?);
         Ok(self.allocations.len() - 1)
     }
+    /// Number of an allocation that another program made.
+    fn borrow(&mut self, address: u64) -> usize {
+        self.allocations.push(address);
+        self.allocations.len() - 1
+    }
+    /// Addresses of the allocations that hold parameters.
+    fn of_parameters(&self, program: &Program) -> Vec<u64> {
+        let own = program.iter().filter(|(_, desc)| desc.role == Role::Param && desc.view.is_none());
+        let mut buffers: Vec<usize> = own.map(|(id, _)| self.tensors[id.index()].buffer).collect();
+        buffers.dedup(); // one for all of them, or one for each
+        buffers.into_iter().map(|buffer| self.allocations[buffer]).collect()
+    }
     /// One allocation for each arena of the plan.
-    fn arenas(&mut self, driver: &mut impl Driver, program: &Program, plan: &Plan) -> Result<()> {
+    fn arenas(
+        &mut self,
+        driver: &mut impl Driver,
+        program: &Program,
+        plan: &Plan,
+        lent: &mut std::vec::IntoIter<u64>,
+    ) -> Result<()> {
         for role in Role::ALL {
-            self.alloc(driver, &role.to_string(), plan.arena_bytes(role), role.is_persistent())?;
+            match (role == Role::Param).then(|| lent.next()).flatten() {
+                Some(address) => self.borrow(address),
+                None => self.alloc(driver, &role.to_string(), plan.arena_bytes(role), role.is_persistent())?,
+            };
         }
         let slice = |placement: crate::program::Placement, element| Slice {
             buffer: placement.role as usize,
@@ -111,7 +140,13 @@ impl Memory {
         Ok(())
     }
     /// One allocation for each tensor that owns bytes, and for each workspace.
-    fn apart(&mut self, driver: &mut impl Driver, program: &Program, plan: &Plan) -> Result<()> {
+    fn apart(
+        &mut self,
+        driver: &mut impl Driver,
+        program: &Program,
+        plan: &Plan,
+        lent: &mut std::vec::IntoIter<u64>,
+    ) -> Result<()> {
         for (_, desc) in program.iter() {
             let (bytes, element) = (desc.bytes(), desc.dtype.size());
             let slice = match desc.view {
@@ -121,7 +156,10 @@ impl Memory {
                     Slice { offset: base.offset + view.offset * element, bytes, element, ..base }
                 }
                 None => {
-                    let buffer = self.alloc(driver, &desc.name, bytes, desc.role.is_persistent())?;
+                    let buffer = match (desc.role == Role::Param).then(|| lent.next()).flatten() {
+                        Some(address) => self.borrow(address),
+                        None => self.alloc(driver, &desc.name, bytes, desc.role.is_persistent())?,
+                    };
                     Slice { buffer, offset: 0, bytes, element }
                 }
             };
@@ -140,7 +178,7 @@ impl Memory {
         Ok(())
     }
     fn address(&self, slice: &Slice) -> u64 {
-        self.allocations[slice.buffer].0 + slice.offset as u64
+        self.allocations[slice.buffer] + slice.offset as u64
     }
     /// What a machine with products of its own is asked for.
     fn product(&self, op: &MatMul, program: &Program) -> Product {
@@ -174,11 +212,15 @@ impl<D: Driver> CudaExecutor<D> {
     ///
     /// # Errors
     /// When the machine cannot run an op or lacks memory; names op and layer.
-    pub fn new(mut driver: D, program: Arc<Program>) -> Result<Self> {
+    pub fn new(driver: D, program: Arc<Program>) -> Result<Self> {
         let plan = plan(&program);
+        Self::with(driver, program, plan, None)
+    }
+    /// As [`Self::new`]; `lent` holds addresses of parameters that another program has.
+    fn with(mut driver: D, program: Arc<Program>, plan: Plan, lent: Option<Vec<u64>>) -> Result<Self> {
         let caps = Caps { fill: driver.fill(), ..caps(driver.capability()) };
         let indices = Indices::new(&program)?;
-        let memory = Memory::new(&mut driver, &program, &plan)?;
+        let memory = Memory::new(&mut driver, &program, &plan, lent)?;
         let (mut calls, mut first, mut kernels) = (vec![], vec![], Kernels::default());
         for (op, step) in program.steps.iter().enumerate() {
             step.op.check(&program.tensors, program.scope(op))?;
@@ -314,10 +356,11 @@ impl<D: Driver> Executor for CudaExecutor<D> {
         &self.plan
     }
     fn held_bytes(&self) -> usize {
-        self.memory.allocations.iter().map(|(_, bytes)| bytes).sum()
+        self.memory.held_bytes
     }
     fn write(&mut self, id: TensorId, bytes: &[u8]) -> Result<()> {
         let address = self.address(id, bytes.len())?;
+        self.memory.parameters.check_write(&self.program, id)?;
         self.indices.remember(&self.program, id, bytes);
         self.driver.write(address, bytes)
     }
@@ -349,6 +392,15 @@ impl<D: Driver> Executor for CudaExecutor<D> {
     }
     fn sync(&mut self) -> Result<()> {
         self.driver.sync()
+    }
+    fn open_beside(&mut self, program: Arc<Program>) -> Result<Box<dyn Executor>> {
+        let plan = plan(&program);
+        check_parameters(self, &program, &plan)?;
+        let lent = self.memory.of_parameters(&self.program);
+        let driver = self.driver.beside(&lent)?;
+        let beside = Self::with(driver, program, plan, Some(lent))?;
+        self.memory.parameters = self.memory.parameters.lend();
+        Ok(Box::new(beside))
     }
     fn profile(&mut self, on: bool) -> Vec<OpTime> {
         let none = |op| OpTime { op, time: Duration::ZERO, runs: 0 };

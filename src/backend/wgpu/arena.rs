@@ -1,6 +1,7 @@
 //! The plan's arenas as buffers: each in pieces that the adapter can allocate, nothing across a border.
 
 use super::device::Gpu;
+use crate::backend::Parameters;
 use crate::backend::lower::Slice;
 use crate::program::{ALIGNMENT, Placement, Plan, Program};
 use crate::tensor::{Role, TensorId};
@@ -27,6 +28,15 @@ impl Layout {
             sizes.extend((0..bytes).step_by(chunk).map(|start| (bytes - start).min(chunk)));
         }
         Layout { chunk, first, sizes }
+    }
+    /// Bytes of a piece.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+    /// Numbers of the buffers of an arena.
+    pub fn buffers(&self, plan: &Plan, role: Role) -> std::ops::Range<usize> {
+        let first = self.first[role as usize];
+        first..first + plan.arena_bytes(role).div_ceil(self.chunk)
     }
     /// Buffer and offset of a placement; `element` is the size of its elements.
     pub fn slice(&self, placement: Placement, element: usize) -> Slice {
@@ -63,35 +73,41 @@ pub struct Arenas {
     pub layout: Layout,
     /// One buffer a piece.
     pub buffers: Vec<wgpu::Buffer>,
+    /// Whose the buffers of parameters are.
+    pub parameters: Parameters,
 }
 
 impl Arenas {
-    /// Allocates what `plan` asks for; zero at first.
+    /// Allocates what `plan` asks for; zero at first. Buffers of parameters are those of `lender`, whose parameters must
+    /// have the same addresses, where there is one.
     ///
     /// # Errors
     /// When the device has not that much memory.
-    pub fn new(gpu: &Gpu, plan: &Plan, chunk: usize) -> Result<Self> {
+    pub fn new(gpu: &Gpu, plan: &Plan, chunk: usize, lender: Option<&Arenas>) -> Result<Self> {
         let layout = Layout::new(plan, chunk);
-        let total = plan.total_bytes();
+        let parameters = if lender.is_some() { Parameters::Borrowed } else { Parameters::Own };
+        let lent = lender.map_or(&[][..], |arenas| &arenas.buffers[arenas.layout.buffers(plan, Role::Param)]);
+        let (first, total) = (layout.first[Role::Param as usize], parameters.held_bytes(plan));
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffers = gpu.caught(
             || format!("{total} bytes of tensors"),
             || {
-                let sizes = layout.sizes.iter();
-                let describe = |&size| wgpu::BufferDescriptor {
-                    label: Some("arena"),
-                    size: size as u64,
-                    usage,
-                    mapped_at_creation: false,
+                let create = |size: usize| {
+                    gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                        label: Some("arena"),
+                        size: size as u64,
+                        usage,
+                        mapped_at_creation: false,
+                    })
                 };
-                sizes.map(|size| gpu.device.create_buffer(&describe(size))).collect()
+                let buffer = |(i, size): (usize, &usize)| match i.checked_sub(first).and_then(|i| lent.get(i)) {
+                    Some(buffer) => buffer.clone(),
+                    None => create(*size),
+                };
+                layout.sizes.iter().enumerate().map(buffer).collect()
             },
         )?;
-        Ok(Arenas { layout, buffers })
-    }
-    /// Sum of all buffers.
-    pub fn held_bytes(&self) -> usize {
-        self.layout.sizes.iter().sum()
+        Ok(Arenas { layout, buffers, parameters })
     }
     /// Where a tensor lies.
     pub fn slice(&self, program: &Program, plan: &Plan, id: TensorId) -> Slice {

@@ -12,7 +12,7 @@ use super::device::Gpu;
 use super::profile::Profiler;
 use crate::backend::indices::Indices;
 use crate::backend::lower::{Context, Slice, fuse, lower, workspace_bytes};
-use crate::backend::{Executor, OpTime};
+use crate::backend::{Executor, OpTime, check_parameters};
 use crate::kernel::Language;
 use crate::program::{Plan, Program};
 use crate::tensor::TensorId;
@@ -59,8 +59,16 @@ impl WgpuExecutor {
     /// # Errors
     /// Those of `new`.
     pub(super) fn in_chunks(gpu: Arc<Gpu>, program: Arc<Program>, chunk: usize) -> Result<Self> {
+        Self::with(gpu, program, chunk, None)
+    }
+
+    /// As [`Self::in_chunks`], with the parameters of `lender` where there is one.
+    fn with(gpu: Arc<Gpu>, program: Arc<Program>, chunk: usize, lender: Option<&Self>) -> Result<Self> {
         let plan = Plan::in_chunks(&program, &|op| workspace_bytes(Language::Wgsl, op, &program), chunk);
         check_sizes(&program, &plan, chunk)?;
+        if let Some(lender) = lender {
+            check_parameters(lender, &program, &plan)?;
+        }
         let indices = Indices::new(&program)?;
         let layout = super::arena::Layout::new(&plan, chunk);
         let slice = |id| layout.slice(plan.placement(id), program.tensor(id).dtype.size());
@@ -89,7 +97,7 @@ impl WgpuExecutor {
         tracing::debug!(ops = program.steps.len(), launches = all - saved, unfused = all, "lowered");
         // Whatever can be refused has been by now: memory comes last.
         let pipelines = pipelines(&gpu, &lowered)?;
-        let arenas = Arenas::new(&gpu, &plan, chunk)?;
+        let arenas = Arenas::new(&gpu, &plan, chunk, lender.map(|lender| &lender.arenas))?;
         let launches = BoundLaunches::new(&gpu, &lowered, pipelines, &arenas.buffers)?;
         let readback = gpu.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("readback"),
@@ -237,10 +245,11 @@ impl Executor for WgpuExecutor {
         &self.plan
     }
     fn held_bytes(&self) -> usize {
-        self.arenas.held_bytes()
+        self.arenas.parameters.held_bytes(&self.plan)
     }
     fn write(&mut self, id: TensorId, bytes: &[u8]) -> Result<()> {
         let slice = self.slice(id, bytes.len())?;
+        self.arenas.parameters.check_write(&self.program, id)?;
         self.indices.remember(&self.program, id, bytes);
         let start = slice.offset / 4 * 4;
         let end = (slice.offset + bytes.len()).next_multiple_of(4);
@@ -292,6 +301,13 @@ impl Executor for WgpuExecutor {
     fn sync(&mut self) -> Result<()> {
         self.submit()?;
         self.gpu.wait()
+    }
+    fn open_beside(&mut self, program: Arc<Program>) -> Result<Box<dyn Executor>> {
+        // What was written so far comes before anything that the other program does.
+        self.submit()?;
+        let beside = Self::with(self.gpu.clone(), program, self.arenas.layout.chunk(), Some(self))?;
+        self.arenas.parameters = self.arenas.parameters.lend();
+        Ok(Box::new(beside))
     }
     fn profile(&mut self, on: bool) -> Vec<OpTime> {
         let times = self.profiler.take().map_or_else(Vec::new, Profiler::times);

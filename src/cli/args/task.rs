@@ -72,8 +72,8 @@ pub struct ServeArgs {
     /// Longest time of a request, seconds.
     #[arg(long, default_value_t = 60, value_name = "N")]
     pub timeout: u64,
-    /// Programs of different lengths that are kept, each with a copy of the weights.
-    #[arg(long, default_value_t = 4, value_name = "N")]
+    /// Programs that are kept, for different numbers and lengths of requests; they share the weights.
+    #[arg(long, default_value_t = 8, value_name = "N")]
     pub programs: usize,
     /// auto, cpu, cpu:reference, wgpu[:n] or cuda[:n].
     #[arg(long, default_value_t = Device::Auto, value_name = "DEVICE")]

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cli::args::ScoreArgs;
 use crate::cli::output::print;
 use crate::data::record_info::Split;
 use crate::task::example::{Examples, read_text};
+use crate::task::metrics::Scores;
 use crate::task::span::decode::{Answered, Candidate};
 use crate::task::span::{chinese, english};
 use crate::task::{Answer, Custom, Place, Source, Task};
@@ -47,10 +48,8 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let answers: Vec<Answered> = texts.into_iter().map(answer).collect();
     let json = match (&task.source, &task.answer) {
         (Source::Squad { chinese: true, .. }, _) => {
-            let scores = chinese::score(&questions, &answers);
-            let percent = |name: &str| json!(format!("{:.3}", scores[name]));
-            json!({"AVERAGE": percent("AVERAGE"), "F1": percent("F1"), "EM": percent("EM"),
-                "TOTAL": scores["TOTAL"] as u64, "SKIP": scores["SKIP"] as u64, "FILE": args.predictions.display().to_string()})
+            print(&chinese_line(&chinese::score(&questions, &answers), &args.predictions));
+            return Ok(());
         }
         (_, Answer::Span { answerable: true }) => {
             let mut scores = english::score_v2(&questions, &answers, args.null_threshold);
@@ -61,12 +60,22 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         }
         _ => json!(english::score_v1(&questions, &answers)),
     };
-    let line = if task.name.starts_with("squad") { format!("{json:#}") } else { compact(&json) };
-    print(&line);
+    print(&format!("{json:#}"));
     Ok(())
 }
 
-/// One line with the spaces that the official scorer's has, so that its readers read ours.
-fn compact(json: &Value) -> String {
-    json.to_string().replace("\":", "\": ").replace(",\"", ", \"")
+/// The line that the official scorer of CMRC 2018 prints, to the byte.
+fn chinese_line(scores: &Scores, predictions: &Path) -> String {
+    let percent = |name: &str| json!(format!("{:.3}", scores[name]));
+    let count = |name: &str| json!(scores[name] as u64);
+    let values = [
+        ("AVERAGE", percent("AVERAGE")),
+        ("F1", percent("F1")),
+        ("EM", percent("EM")),
+        ("TOTAL", count("TOTAL")),
+        ("SKIP", count("SKIP")),
+        ("FILE", json!(predictions.display().to_string())),
+    ];
+    let values = values.map(|(name, value)| format!("\"{name}\": {value}"));
+    format!("{{{}}}", values.join(", "))
 }

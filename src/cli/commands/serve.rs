@@ -59,7 +59,7 @@ enum Body {
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let model = FineTuned::open(&args.model_dir, args.device.resolve()?, args.batch)?;
     let task = model.file.task.name.clone();
-    let predictor = Arc::new(Predictor::new(model, args.programs));
+    let predictor = Arc::new(Predictor::new(model, args.programs)?);
     let (queue, jobs) = mpsc::channel(args.queue.max(1));
     let worker = {
         let (predictor, batch) = (predictor.clone(), args.batch.max(1));

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::decode::Answered;
+use super::words::words;
 use crate::data::text::is_space;
 use crate::task::example::Questions;
 use crate::task::metrics::Scores;
@@ -21,7 +22,7 @@ fn lower(text: &str) -> String {
     text.to_lowercase().trim_matches(is_space).to_owned()
 }
 
-/// Units of a text without marks: ideographs, and words between them.
+/// Units of a text without marks: ideographs, and words between them as NLTK cuts them.
 pub fn units(text: &str) -> Vec<String> {
     let (mut units, mut run) = (vec![], String::new());
     for c in lower(text).chars().filter(|&c| !is_mark(c)) {
@@ -34,81 +35,6 @@ pub fn units(text: &str) -> Vec<String> {
     }
     units.extend(words(&run));
     units
-}
-
-/// Words of a run without ideographs, by the rules of the Penn treebank that NLTK's `word_tokenize` follows, as far as
-/// lower-cased text without marks meets them.
-fn words(run: &str) -> Vec<String> {
-    if run.is_empty() {
-        return vec![];
-    }
-    let mut text = String::with_capacity(run.len() + 16);
-    let chars: Vec<char> = run.chars().collect();
-    let last = chars.iter().rposition(|c| !is_space(*c));
-    for (i, &c) in chars.iter().enumerate() {
-        let (before, after) = (i.checked_sub(1).map(|i| chars[i]), chars.get(i + 1).copied());
-        match c {
-            ';' | '@' | '#' | '$' | '%' | '&' | '?' | '!' | '[' | ']' | '(' | ')' | '{' | '}' | '<' | '>' | '«'
-            | '»' | '‘' | '„' | '–' | '—' => text.extend([' ', c, ' ']),
-            // An opening quote becomes two back-ticks, a closing one two apostrophes: no token of a prediction differs.
-            '"' => {
-                let opens = before.is_none_or(|b| " ([{<«‘„".contains(b)) || text.ends_with(" `` ");
-                text.push_str(if opens { " `` " } else { " '' " });
-            }
-            ',' if after.is_some_and(|a| !a.is_numeric()) => text.extend([' ', ',']),
-            ',' if after.is_none() => text.push_str(" , "),
-            '.' if before == Some('.') || after == Some('.') => {
-                // Dots in a row are one token.
-                let spaces = (before != Some('.'), after != Some('.'));
-                text.push_str(if spaces.0 { " ." } else { "." });
-                text.push_str(if spaces.1 { " " } else { "" });
-            }
-            '.' if before.is_some_and(|b| b != '.') && ends_sentence(&chars, i, last) => text.push_str(" . "),
-            other => text.push(other),
-        }
-    }
-    text.push(' ');
-    let mut words = vec![];
-    for word in text.split(is_space).filter(|word| !word.is_empty()) {
-        split_contraction(word, &mut words);
-    }
-    words
-}
-
-/// The last full stop of the text (closing marks may follow), or one before a space that ends no initial.
-fn ends_sentence(chars: &[char], at: usize, last: Option<usize>) -> bool {
-    let rest = &chars[at + 1..];
-    if last == Some(at) || rest.iter().all(|c| is_space(*c) || "])}>\"'»”’".contains(*c)) {
-        return true;
-    }
-    let word: Vec<char> = chars[..at].iter().rev().take_while(|c| !is_space(**c)).copied().collect();
-    let letters = word.iter().filter(|c| c.is_alphanumeric()).count();
-    rest.first().is_some_and(|c| is_space(*c)) && letters > 1 && !word.contains(&'.')
-}
-
-/// `'s`, `n't` and the like are words of their own.
-fn split_contraction(word: &str, words: &mut Vec<String>) {
-    for end in ["'ll", "'re", "'ve", "n't", "'s", "'m", "'d", "'"] {
-        if let Some(stem) = word.strip_suffix(end).filter(|stem| !stem.is_empty() && !stem.ends_with('\'')) {
-            words.extend([stem.to_owned(), end.to_owned()]);
-            return;
-        }
-    }
-    let pair = match word {
-        "cannot" => Some(("can", "not")),
-        "gimme" => Some(("gim", "me")),
-        "gonna" => Some(("gon", "na")),
-        "gotta" => Some(("got", "ta")),
-        "lemme" => Some(("lem", "me")),
-        "wanna" => Some(("wan", "na")),
-        "'tis" => Some(("'t", "is")),
-        "'twas" => Some(("'t", "was")),
-        _ => None,
-    };
-    match pair {
-        Some((a, b)) => words.extend([a.to_owned(), b.to_owned()]),
-        None => words.push(word.to_owned()),
-    }
 }
 
 /// Length of the longest run that both have.

@@ -6,3 +6,4 @@ pub mod convert;
 pub mod decode;
 pub mod english;
 pub mod read;
+mod words;
