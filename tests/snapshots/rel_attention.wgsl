@@ -63,13 +63,18 @@ fn flat_group(group: vec3u, groups: vec3u) -> u32 {
 // exp, log, tanh and erf to a few units in the last place, on every driver: WGSL allows its own to be off by far more, its
 // tanh overflows on some, erf does not exist. NaN stays NaN. The same approximations as src/backend/cpu/real.rs.
 
+// By its bits: a driver may take it that floats are numbers, and comparisons with NaN for maxima (NVIDIA's does).
+fn is_nan(x: f32) -> bool {
+  return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
 // 2^n for -126 <= n <= 127.
 fn power_of_two(n: i32) -> f32 {
   return bitcast<f32>(u32(n + 127) << 23u);
 }
 
 fn exp_f32(x: f32) -> f32 {
-  // Beyond these bounds the answer is 0 or infinity; comparisons let a NaN through.
+  // Beyond these bounds the answer is 0 or infinity.
   var y = select(x, -104.0, x < -104.0);
   y = select(y, 89.0, y > 89.0);
   let n = round(y * 1.44269504);
@@ -79,7 +84,8 @@ fn exp_f32(x: f32) -> f32 {
   // 2^n as two factors, since n reaches from -150 to 128.
   let whole = i32(n);
   let half = whole >> 1u;
-  return (fma(p, r * r, r) + 1.0) * power_of_two(half) * power_of_two(whole - half);
+  let power = (fma(p, r * r, r) + 1.0) * power_of_two(half) * power_of_two(whole - half);
+  return select(power, x, is_nan(x));
 }
 
 // Of normal positive numbers.
@@ -92,7 +98,7 @@ fn log_f32(x: f32) -> f32 {
   let p = fma(fma(fma(fma(fma(low, m, 0.14249323), m, -0.16668057), m, 0.20000714), m, -0.24999994), m, 0.3333333);
   let z = m * m;
   let y = fma(p * m, z, fma(f32(e), -2.1219444e-4, -0.5 * z));
-  return select(fma(f32(e), 0.6933594, m + y), x, x != x);
+  return select(fma(f32(e), 0.6933594, m + y), x, is_nan(x));
 }
 
 fn tanh_f32(x: f32) -> f32 {
