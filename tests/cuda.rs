@@ -444,13 +444,17 @@ mod program {
     #[test]
     fn a_card_compiles_every_kernel() -> Result<()> {
         let (driver, dir) = (driver()?, tempfile::tempdir()?);
-        let out = xlnet(dir.path(), driver.path(), "kernels check --device cuda", &[])?;
-        let told = text(&out.stdout);
-        ensure!(
-            out.status.success() && told.contains("variants compile on cuda:0, 0 are"),
-            "{told} {}",
-            text(&out.stderr)
-        );
+        for (capability, others) in [("8.0", "8"), ("9.0", "0"), ("12.0", "8")] {
+            let card = [("INTERPRETED_CUDA_CAPABILITY", capability)];
+            let out = xlnet(dir.path(), driver.path(), "kernels check --device cuda", &card)?;
+            let told = text(&out.stdout);
+            ensure!(
+                out.status.success()
+                    && told.contains(&format!("variants compile on cuda:0, {others} are for other cards")),
+                "{capability}: {told} {}",
+                text(&out.stderr)
+            );
+        }
         Ok(())
     }
 }

@@ -36,6 +36,7 @@ struct Params {
   slab_rows: u32,     // a multiple of 32
   slab: u32,          // [batches, H, slab_rows, 32 ceil(N/32)] f32: ds
   others: u32,        // [batches, H, slab_rows, ceil(N/32)] f32: sum of p over 32 keys, those of another segment
+  splits: u32,        // parts of the batch whose sums of dr are kept apart: one here
 }
 
 const PADDED = 0xffffffffu;

@@ -31,17 +31,18 @@ impl KernelText {
         })?;
         Ok(KernelText { rendered, entry: variant.template, block, shared })
     }
-    /// The oldest compute capability that it runs on, from `.target`.
-    pub fn capability(&self) -> (u32, u32) {
-        capability(&self.rendered.text)
+    /// Whether a card of a compute capability runs it, by `.target`: that or newer, and that alone where it ends with `a`.
+    pub fn runs_on(&self, capability: (u32, u32)) -> bool {
+        runs_on(&self.rendered.text, capability)
     }
 }
 
-fn capability(text: &str) -> (u32, u32) {
+fn runs_on(text: &str, capability: (u32, u32)) -> bool {
     let target = text.lines().find_map(|line| line.trim().strip_prefix(".target sm_")).unwrap_or_default();
-    let digits: String = target.chars().take_while(char::is_ascii_digit).collect();
-    let number: u32 = digits.parse().unwrap_or(0);
-    (number / 10, number % 10)
+    let digits = target.find(|c: char| !c.is_ascii_digit()).unwrap_or(target.len());
+    let number: u32 = target[..digits].parse().unwrap_or(0);
+    let oldest = (number / 10, number % 10);
+    if target[digits..].starts_with('a') { capability == oldest } else { capability >= oldest }
 }
 
 fn block(text: &str) -> Option<[u32; 3]> {
@@ -66,9 +67,10 @@ mod tests {
 
     #[test]
     fn targets_are_read() {
-        assert_eq!(capability(".version 7.0\n.target sm_80\n"), (8, 0));
-        assert_eq!(capability(".target sm_90a"), (9, 0));
-        assert_eq!(capability(".target sm_120, texmode_independent"), (12, 0));
+        let cards = |text: &str| [(7, 5), (8, 0), (9, 0), (12, 0)].map(|card| runs_on(text, card));
+        assert_eq!(cards(".version 7.0\n.target sm_80\n"), [false, true, true, true]);
+        assert_eq!(cards(".target sm_90a"), [false, false, true, false]);
+        assert_eq!(cards(".target sm_120, texmode_independent"), [false, false, false, true]);
     }
     #[test]
     fn shared_memory_of_a_launch_is_read() {

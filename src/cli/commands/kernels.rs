@@ -77,17 +77,17 @@ fn compile_ptx(args: &KernelsCheckArgs, all: &[(Language, Variant)]) -> anyhow::
     use crate::backend::cuda::{Card, Driver, KernelText};
     let Device::Cuda(number) = args.device else { return Ok(()) };
     let mut card = Card::open(number)?;
-    let (mut compiled, mut newer) = (0, 0);
+    let (mut compiled, mut others) = (0, 0);
     for (_, variant) in all.iter().filter(|(language, _)| *language == Language::Ptx) {
         let kernel = KernelText::new(variant)?;
-        if kernel.capability() > card.capability() {
-            newer += 1;
+        if !kernel.runs_on(card.capability()) {
+            others += 1;
             continue;
         }
         card.load(&kernel)?;
         compiled += 1;
     }
-    print(&format!("{compiled} variants compile on {}, {newer} are for newer cards", args.device));
+    print(&format!("{compiled} variants compile on {}, {others} are for other cards", args.device));
     Ok(())
 }
 #[cfg(not(feature = "cuda"))]
