@@ -19,17 +19,20 @@ use super::blocks::parallel;
 use super::real::Real;
 use super::vector::{Shared, dispatch, vectorize};
 
-/// Most products in a part of `k`: a right panel is 64 bytes a product with AVX2 and 128 with AVX-512, so it takes half
-/// to two thirds of the first-level cache.
-const DEPTH: usize = 256;
-/// Bytes of a left block: less than half of a second-level cache of 512 KiB.
-const LEFT_BYTES: usize = 192 << 10;
+/// Most products in a part of `k`: a right panel is 64 bytes a product with AVX2, so it takes three quarters of a
+/// first-level cache of 32 KiB (and 128 bytes with AVX-512, all of one of 48 KiB).
+const DEPTH: usize = 384;
+/// Bytes of a left block: a fifth of a second-level cache of 512 KiB, which others may share.
+const LEFT_BYTES: usize = 96 << 10;
 /// Bytes of the right operand that are packed at a time.
 const RIGHT_BYTES: usize = 4 << 20;
 /// Right panels that a task packs, so that it reads whole cache lines of each row.
 const PANELS: usize = 16;
 /// Elements from one prefetch to the next: a cache line of f32.
 const LINE: usize = 16;
+/// Products of a register block between two tests of the loop. A processor core that two threads share issues half as many
+/// instructions for each of them, so that every one beside the multiplications costs time.
+const UNROLLED: usize = 4;
 /// Smallest number of multiplications that is worth a task.
 const WORTH_A_TASK: usize = 1 << 18;
 /// The widest register block: two vectors of AVX-512.
@@ -301,13 +304,15 @@ impl<R: Real> Multiply<'_, R> {
             prefetch(row(r));
         }
         let mut acc = [[R::splat(simd, R::ZERO); N]; M];
-        for (a, b) in left.as_chunks::<M>().0.iter().zip(R::vectors::<S>(right).as_chunks::<N>().0) {
-            for r in 0..M {
-                let x = R::splat(simd, a[r]);
-                for v in 0..N {
-                    acc[r][v] = R::vector_mul_add(simd, x, b[v], acc[r][v]);
-                }
+        let (left, left_rest) = left.as_chunks::<M>().0.as_chunks::<UNROLLED>();
+        let (right, right_rest) = R::vectors::<S>(right).as_chunks::<N>().0.as_chunks::<UNROLLED>();
+        for (a, b) in left.iter().zip(right) {
+            for p in 0..UNROLLED {
+                multiply_add(simd, &mut acc, &a[p], &b[p]);
             }
+        }
+        for (a, b) in left_rest.iter().zip(right_rest) {
+            multiply_add(simd, &mut acc, a, b);
         }
         let one = R::splat(simd, R::ONE);
         for (r, acc) in acc.iter().enumerate().take(rows) {
@@ -338,6 +343,22 @@ impl<R: Real> Multiply<'_, R> {
                     *out = x;
                 }
             }
+        }
+    }
+}
+
+/// `acc += a b`, one product for each element of a register block.
+#[inline(always)]
+fn multiply_add<S: Simd, R: Real, const M: usize, const N: usize>(
+    simd: S,
+    acc: &mut [[R::Vector<S>; N]; M],
+    a: &[R; M],
+    b: &[R::Vector<S>; N],
+) {
+    for r in 0..M {
+        let x = R::splat(simd, a[r]);
+        for v in 0..N {
+            acc[r][v] = R::vector_mul_add(simd, x, b[v], acc[r][v]);
         }
     }
 }
