@@ -6,11 +6,11 @@ mod common;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ptx_interpreter::Schedule;
 use xlnet::backend::Executor;
 use xlnet::backend::cuda::{Call, CudaExecutor, Driver, KernelText};
-use xlnet::op::{Adam, MatMul, SquareNorm, Target};
+use xlnet::op::{Adam, Fill, MatMul, SquareNorm, Target};
 use xlnet::program::{Builder, Program};
 use xlnet::tensor::{DType, Role, TensorId};
 use xlnet_testkit::interpreter::Interpreter;
@@ -457,6 +457,41 @@ mod program {
         }
         Ok(())
     }
+}
+
+/// Weights are rounded at the beginning of a training phase, in one launch.
+#[test]
+fn weights_are_rounded_in_one_launch() -> Result<()> {
+    for half in [DType::Bf16, DType::F16] {
+        let mut b = Builder::new(DType::F32);
+        b.set_products(half);
+        let weights: Vec<TensorId> =
+            [1, 3, 2048, 2051, 5000].iter().enumerate().map(|(i, &n)| b.param(format!("weight {i}"), [n])).collect();
+        weights.iter().for_each(|&weight| b.train(weight));
+        let squares = b.output("squares", [weights.len()]);
+        for (i, &weight) in weights.iter().enumerate() {
+            let grad = b.grad(weight).context("a gradient")?;
+            b.push(Fill { out: grad.id, value: 1.0 })?;
+            let (copy, k, out) = (b.operand(weight)?, b.shape(weight).len(), b.rows(squares, i, 1)?);
+            let out = Target::set(out);
+            b.push(MatMul { a: copy, b: copy, bias: None, out, m: 1, n: 1, k, trans_a: false, trans_b: false })?;
+        }
+        let program = Arc::new(b.finish()?);
+        let first: Vec<&str> = program.steps.iter().take(weights.len()).map(|step| step.op.name()).collect();
+        ensure!(first.iter().all(|name| *name == "cast"), "{first:?}");
+        let mut exec = Interpreter::open(Schedule::Descending, (8, 0), program.clone())?;
+        let exec: &mut dyn Executor = &mut exec;
+        for (i, &weight) in weights.iter().enumerate() {
+            exec.upload_f32(weight, &numbers(program.tensor(weight).shape.len(), i))?;
+        }
+        exec.run(0..program.steps.len())?;
+        let together = exec.download_f32(squares)?;
+        exec.upload_f32(squares, &vec![0.0; weights.len()])?;
+        (0..program.steps.len()).try_for_each(|op| exec.run(op..op + 1))?;
+        let one_by_one = exec.download_f32(squares)?;
+        ensure!(together == one_by_one && together.iter().all(|x| *x > 0.0), "{together:?} and {one_by_one:?}");
+    }
+    Ok(())
 }
 
 /// Figures that no change may make worse unseen: slices that are read and written without bank conflicts.

@@ -84,6 +84,7 @@ const KERNELS: &[(&str, &str)] = files! { "kernels":
     "adam.ptx"
     "adam_all.ptx"
     "cast.ptx"
+    "cast_all.ptx"
     "column_sum.ptx"
     "copy_blocks.ptx"
     "dropout.ptx"

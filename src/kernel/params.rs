@@ -120,6 +120,11 @@ params! {
         /// Blocks that have work.
         pieces: u32,
     }
+    /// Of `cast_all`.
+    "cast_all" CastAll {
+        /// Blocks that have work.
+        pieces: u32,
+    }
     /// Of `cast`.
     "cast" "cast_half" Cast {
         /// Elements.

@@ -19,6 +19,8 @@ pub struct Builder {
     versions: Vec<u32>,
     /// Element type of operands of products, where it is another one than the program's.
     products: Option<DType>,
+    /// Ops at the beginning of this phase that round parameters.
+    rounded: usize,
     /// Operands that were rounded in this phase, by owner and version of what they are copies of: first element, copy.
     operands: HashMap<(TensorId, u32), Vec<(usize, TensorId)>>,
 }
@@ -34,6 +36,7 @@ impl Builder {
             written: vec![],
             versions: vec![],
             products: None,
+            rounded: 0,
             operands: HashMap::new(),
         }
     }
@@ -161,6 +164,7 @@ impl Builder {
         self.program.phases.push(Phase { name, ops: start..start });
         // A phase may run without the one before, whose copies would be old.
         self.operands.clear();
+        self.rounded = 0;
     }
 
     /// Appends an op.
@@ -233,6 +237,13 @@ impl Builder {
         let name = format!("{}.{dtype}", self.desc(x).name);
         let copy = self.tensor(name, shape, dtype, Role::Activation);
         self.push(Cast { src: x, out: copy })?;
+        // Training keeps the copies of weights for the backward pass anyway: made together, they are one launch.
+        if self.desc(base).role == Role::Param && !self.grads.is_empty() {
+            let phase = self.program.phases.last().map_or(0, |phase| phase.ops.start);
+            let step = self.program.steps.pop().expect("it was pushed");
+            self.program.steps.insert(phase + self.rounded, step);
+            self.rounded += 1;
+        }
         self.operands.entry(key).or_default().push((offset, copy));
         Ok(copy)
     }

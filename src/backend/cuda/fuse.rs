@@ -1,4 +1,5 @@
-//! Ops that come in a long row, one for each parameter, as one launch over all of them: squares for the global norm, Adam.
+//! Ops that come in a long row, one for each parameter, as one launch over all of them: roundings of weights to half
+//! precision, squares for the global norm, Adam.
 //!
 //! A table on the machine says where the tensors are and which piece of which each block works on. It is written when the
 //! program is taken, so that a run only launches.
@@ -11,15 +12,17 @@ use super::executor::Kernels;
 use super::{Call, Driver};
 use crate::kernel::params::{self, Params, size};
 use crate::kernel::{Value, Variant};
-use crate::op::{Adam, Op, SquareNorm, Target, Write};
+use crate::op::{Adam, Cast, Op, SquareNorm, Target, Write};
 use crate::program::Program;
-use crate::tensor::{DType, TensorId};
+use crate::tensor::{DType, Role, TensorId};
 use crate::{Error, Result};
 
 /// Threads of a block.
 const WG: u32 = 256;
 /// Elements of a block of `adam_all`.
 const ADAM_PIECE: usize = 8 * WG as usize;
+/// Elements of a block of `cast_all`.
+const CAST_PIECE: usize = 8 * WG as usize;
 /// Elements of a block of `square_norm_all`.
 const NORM_PIECE: usize = 64 * WG as usize;
 
@@ -54,6 +57,16 @@ struct NormEntry {
     nothing: u32,
 }
 
+/// A tensor's line in the table of `cast_all`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct CastEntry {
+    src: u64,
+    out: u64,
+    n: u32,
+    nothing: u32,
+}
+
 /// A machine with its kernels, and where tensors are.
 pub struct Fuse<'a, D> {
     pub program: &'a Program,
@@ -73,12 +86,17 @@ impl<D: Driver> Fuse<'_, D> {
     fn row(&mut self, ops: Range<usize>) -> Result<Fused> {
         let program = self.program;
         let steps = &program.steps[ops.clone()];
-        let norms = steps.iter().filter_map(|step| if let Op::SquareNorm(op) = &step.op { Some(op) } else { None });
-        let adams = steps.iter().filter_map(|step| if let Op::Adam(op) = &step.op { Some(op) } else { None });
-        let (norms, adams): (Vec<&SquareNorm>, Vec<&Adam>) = (norms.collect(), adams.collect());
-        let calls = match (norms.first(), adams.first()) {
-            (Some(first), _) => self.square_norms(first.out, &norms)?,
-            (_, Some(first)) => vec![self.adams(first, &adams)?],
+        macro_rules! all {
+            ($Op:ident) => {
+                steps.iter().filter_map(|step| if let Op::$Op(op) = &step.op { Some(op) } else { None }).collect()
+            };
+        }
+        let (casts, norms, adams): (Vec<&Cast>, Vec<&SquareNorm>, Vec<&Adam>) =
+            (all!(Cast), all!(SquareNorm), all!(Adam));
+        let calls = match (casts.first(), norms.first(), adams.first()) {
+            (Some(first), _, _) => vec![self.casts(self.program.tensor(first.out).dtype, &casts)?],
+            (_, Some(first), _) => self.square_norms(first.out, &norms)?,
+            (_, _, Some(first)) => vec![self.adams(first, &adams)?],
             _ => vec![],
         };
         Ok(Fused { ops, calls })
@@ -95,6 +113,23 @@ impl<D: Driver> Fuse<'_, D> {
     fn launch(&mut self, variant: &Variant, params: &impl Params, blocks: u32, addresses: Vec<u64>) -> Result<Call> {
         let kernel = self.kernels.load(self.driver, variant)?;
         Ok(Call::Kernel(kernel.launch([blocks, 1, 1], bytes_of(params).to_vec(), addresses)))
+    }
+
+    fn casts(&mut self, half: DType, ops: &[&Cast]) -> Result<Call> {
+        let mut entries = vec![];
+        for op in ops {
+            let [src, out] = [op.src, op.out].map(|id| (self.address)(id));
+            entries.push(CastEntry { src, out, n: size(self.len(op.out))?, nothing: 0 });
+        }
+        let pieces = pieces(ops.iter().map(|op| self.len(op.out)), CAST_PIECE)?;
+        let blocks = size(pieces.len())?;
+        let variant =
+            Variant::new("cast_all").name("dtype", if half == DType::F16 { "f16" } else { "bf16" }).int("wg", WG);
+        let addresses = vec![
+            self.table("table of roundings", cast_slice(&entries))?,
+            self.table("pieces of roundings", cast_slice(&pieces))?,
+        ];
+        self.launch(&variant, &params::CastAll { pieces: blocks }, blocks, addresses)
     }
 
     fn adams(&mut self, first: &Adam, ops: &[&Adam]) -> Result<Call> {
@@ -164,12 +199,18 @@ fn pieces(lens: impl Iterator<Item = usize>, piece: usize) -> Result<Vec<[u32; 2
 /// Neighbours of two or more that can be one launch.
 fn rows(program: &Program) -> Vec<Range<usize>> {
     let f32s = |ids: &[TensorId]| ids.iter().all(|id| program.tensor(*id).dtype == DType::F32);
+    // Weights alone: they keep their place, while a result may lie where the source of an earlier rounding was.
+    let weight =
+        |id: TensorId| program.tensor(program.base(id).0).role == Role::Param && program.base(id).1.is_multiple_of(4);
+    let rounds = |op: &Cast| weight(op.src) && program.base(op.out).1.is_multiple_of(4) && f32s(&[op.src]);
     let alone = |op: &Op| match op {
+        Op::Cast(op) => rounds(op),
         Op::SquareNorm(op) => f32s(&[op.x, op.out.id]),
         Op::Adam(op) => f32s(&[op.param, op.grad, op.m, op.v, op.square_norm, op.hyper]),
         _ => false,
     };
     let follows = |a: &Op, b: &Op| match (a, b) {
+        (Op::Cast(a), Op::Cast(b)) => program.tensor(a.out).dtype == program.tensor(b.out).dtype,
         (Op::SquareNorm(a), Op::SquareNorm(b)) => b.out == Target::add(a.out.id),
         (Op::Adam(a), Op::Adam(b)) => (a.square_norm, a.hyper) == (b.square_norm, b.hyper),
         _ => false,
