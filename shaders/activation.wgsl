@@ -3,7 +3,7 @@
 //# keys       dtype = f32|f16, kind = gelu_tanh|gelu_erf|relu|tanh, dropout = flag, wg = 64
 //# buffers    x, key, out
 //# launch     flat, ceil(R ceil(d / 8) / wg) work groups
-//# numerics   f32 inside
+//# numerics   f32 inside; rounded once
 //# history    1: first version; 2: dropout by row of the whole batch
 //% include "lib/dtype.wgsl"
 
@@ -27,6 +27,7 @@ struct At { x: u32, key: u32, out: u32 }
 @group(0) @binding(2) var<storage, read_write> out: array<T>;   // [R, d]
 
 //% include "lib/flat.wgsl"
+//% include "lib/stored.wgsl"
 //% if dropout
 //% include "lib/dropout_rows.wgsl"
 //% endif
@@ -70,6 +71,6 @@ fn activation(
 //% if dropout
     y *= select(0.0, p.scale, keeps(words, e, p.threshold));
 //% endif
-    out[at.out + i] = T(y);
+    out[at.out + i] = stored(y);
   }
 }

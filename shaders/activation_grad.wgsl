@@ -3,7 +3,7 @@
 //# keys       dtype = f32|f16, kind = gelu_tanh|gelu_erf|relu|tanh, dropout = flag, wg = 64
 //# buffers    x, dout, key, dx
 //# launch     flat, ceil(R ceil(d / 8) / wg) work groups
-//# numerics   f32 inside
+//# numerics   f32 inside; rounded once
 //# history    1: first version; 2: dropout by row of the whole batch
 //% include "lib/dtype.wgsl"
 
@@ -28,6 +28,7 @@ struct At { x: u32, dout: u32, key: u32, dx: u32 }
 @group(0) @binding(3) var<storage, read_write> dx: array<T>;    // [R, d]
 
 //% include "lib/flat.wgsl"
+//% include "lib/stored.wgsl"
 //% if dropout
 //% include "lib/dropout_rows.wgsl"
 //% endif
@@ -75,6 +76,6 @@ fn activation_grad(
 //% if dropout
     d *= select(0.0, p.scale, keeps(words, e, p.threshold));
 //% endif
-    dx[at.dx + i] = T(d);
+    dx[at.dx + i] = stored(d);
   }
 }

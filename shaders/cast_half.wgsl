@@ -22,21 +22,7 @@ struct At { src: u32, out: u32 }
 //% endif
 
 //% include "lib/flat.wgsl"
-
-// The nearest number of half precision.
-fn to_half(x: f32) -> f32 {
-  let bits = bitcast<u32>(x);
-  let size = bits & 0x7fffffffu;
-  // The lowest 13 bits go; 65520 and more is infinity.
-  var half = bitcast<f32>((size + 0xfffu + ((size >> 13u) & 1u)) & 0xffffe000u);
-  if size >= 0x477ff000u {
-    half = bitcast<f32>(max(size, 0x7f800000u)); // NaN stays one
-  } else if size < 0x38800000u {
-    // Below 2^-14 numbers are multiples of 2^-24, which are the last bits of 0.5.
-    half = f32(bitcast<u32>(bitcast<f32>(size) + 0.5) - 0x3f000000u) * 5.9604645e-8;
-  }
-  return select(half, -half, (bits >> 31u) == 1u);
-}
+//% include "lib/half.wgsl"
 
 @compute @workgroup_size(${wg})
 fn cast_half(
@@ -48,7 +34,7 @@ fn cast_half(
 //% if vec
   if first + 3u < p.n {
     let x = src[(at.src + first) / 4u];
-    out[(at.out + first) / 4u] = vec4<T>(vec4f(to_half(x.x), to_half(x.y), to_half(x.z), to_half(x.w)));
+    out[(at.out + first) / 4u] = vec4<T>(to_half_4(x));
   }
 //% else
   for (var i = first; i < min(first + 4u, p.n); i++) {

@@ -1,10 +1,13 @@
-//# computes   sum = dropout(x) + residual; out = (sum - mean) * rstd * gamma + beta
+//# computes   sum = dropout(x) + residual; out = (sum - mean) * rstd * gamma + beta; rounded = out
 //# parallel   a work group owns one row
-//# keys       dtype = f32|f16, residual = flag, dropout = flag, kept = flag, wg = 64, subgroups = flag
-//# buffers    x, residual, key, gamma, beta, out, sum, mean, rstd
+//# keys       dtype = f32, half = none|f16, residual = flag, dropout = flag, kept = flag, wg = 64, subgroups = flag
+//# buffers    x, residual, key, gamma, beta, out, sum, mean, rstd, rounded
 //# launch     flat, R work groups
 //# numerics   two passes (mean, then variance) in f32, sums over the work group: deterministic
-//# history    1: first version; 2: dropout by row of the whole batch
+//# history    1: first version; 2: dropout by row of the whole batch; x in half precision and a copy of out in it
+//% if half == "f16"
+enable f16;
+//% endif
 //% include "lib/dtype.wgsl"
 
 struct Params {
@@ -19,10 +22,10 @@ struct Params {
   tail: u32,      // rows of a batch row in the second part
   split: u32,     // rows of the first part
 }
-struct At { x: u32, residual: u32, key: u32, gamma: u32, beta: u32, out: u32, sum: u32, mean: u32, rstd: u32 }
+struct At { x: u32, residual: u32, key: u32, gamma: u32, beta: u32, out: u32, sum: u32, mean: u32, rstd: u32, rounded: u32 }
 @group(1) @binding(0) var<uniform> p: Params;
 @group(1) @binding(1) var<uniform> at: At;
-@group(0) @binding(0) var<storage, read_write> x: array<T>;        // [R, d]
+@group(0) @binding(0) var<storage, read_write> x: array<${"T" if half == "none" else half}>;        // [R, d]
 //% if residual
 @group(0) @binding(1) var<storage, read_write> residual: array<T>; // [R, d]
 //% endif
@@ -37,9 +40,15 @@ struct At { x: u32, residual: u32, key: u32, gamma: u32, beta: u32, out: u32, su
 //% endif
 @group(0) @binding(7) var<storage, read_write> mean: array<T>;     // [R]
 @group(0) @binding(8) var<storage, read_write> rstd: array<T>;     // [R]
+//% if half != "none"
+@group(0) @binding(9) var<storage, read_write> rounded: array<f16>; // [R, d]
+//% endif
 
 //% include "lib/flat.wgsl"
 //% include "lib/reduce.wgsl"
+//% if half != "none"
+//% include "lib/half.wgsl"
+//% endif
 //% if dropout
 //% include "lib/dropout_rows.wgsl"
 //% endif
@@ -93,7 +102,11 @@ fn layer_norm(
   for (var first = lane * ${step}u; first < p.d; first += ${wg * step}u) {
     for (var c = first; c < min(first + ${step}u, p.d); c++) {
       let normed = (f32(${kept_at}row + c]) - m) * deviation;
-      out[at.out + row + c] = T(fma(normed, f32(gamma[at.gamma + c]), f32(beta[at.beta + c])));
+      let y = fma(normed, f32(gamma[at.gamma + c]), f32(beta[at.beta + c]));
+      out[at.out + row + c] = T(y);
+//% if half != "none"
+      rounded[at.rounded + row + c] = f16(to_half(y));
+//% endif
     }
   }
   if lane == 0u && (p.statistics & 1u) != 0u {

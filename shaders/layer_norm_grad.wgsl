@@ -1,10 +1,13 @@
 //# computes   n = (sum - mean) * rstd; g = dout * gamma; dsum = rstd * (g - mean(g) - n * mean(g n)); dx = mask * dsum
 //# parallel   a work group owns one row; dgamma and dbeta are sums over rows, of layer_norm_grad_columns
-//# keys       dtype = f32|f16, dropout = flag, wg = 64, subgroups = flag
+//# keys       dtype = f32, half = none|f16, dropout = flag, wg = 64, subgroups = flag
 //# buffers    dout, sum, mean, rstd, gamma, dsum, key, dx
 //# launch     flat, R work groups
 //# numerics   sums in f32 over the work group: deterministic
-//# history    1: first version; 2: dropout by row of the whole batch
+//# history    1: first version; 2: dropout by row of the whole batch; dx in half precision
+//% if half == "f16"
+enable f16;
+//% endif
 //% include "lib/dtype.wgsl"
 
 struct Params {
@@ -28,11 +31,16 @@ struct At { dout: u32, sum: u32, mean: u32, rstd: u32, gamma: u32, dsum: u32, ke
 @group(0) @binding(5) var<storage, read_write> dsum: array<T>;  // [R, d]
 //% if dropout
 @group(0) @binding(6) var<storage, read_write> key: array<u32>; // [2 + B]
-@group(0) @binding(7) var<storage, read_write> dx: array<T>;    // [R, d]
+//% endif
+//% if dropout or half != "none"
+@group(0) @binding(7) var<storage, read_write> dx: array<${"T" if half == "none" else half}>;    // [R, d]
 //% endif
 
 //% include "lib/flat.wgsl"
 //% include "lib/reduce.wgsl"
+//% if half != "none"
+//% include "lib/half.wgsl"
+//% endif
 //% if dropout
 //% include "lib/dropout_rows.wgsl"
 //% endif
@@ -79,7 +87,14 @@ fn layer_norm_grad(
       if c % 8u == 0u {
         words = row_block(c / 8u, place);
       }
-      dx[at.dx + i] = T(d * select(0.0, p.scale, keeps(words, c % 8u, p.threshold)));
+      let kept = d * select(0.0, p.scale, keeps(words, c % 8u, p.threshold));
+//% elif half != "none"
+      let kept = d;
+//% endif
+//% if half != "none"
+      dx[at.dx + i] = f16(to_half(kept));
+//% elif dropout
+      dx[at.dx + i] = kept;
 //% endif
     }
   }

@@ -1,12 +1,16 @@
-//# computes   out (=|+=) op(a) op(b) + bias, where op transposes on request; a and b may be in half precision
+//# computes   out (=|+=) op(a) op(b) + bias, where op transposes on request; a and b may be in half precision, and then bias and out too
 //# parallel   a work group owns a tile of out, an invocation 4 x 4 elements of it, of the big tile 8 x 4
-//# keys       dtype = f32|f16, trans_a = flag, trans_b = flag, bias = flag, add = flag, vec = flag, tile = 32|64
+//# keys       dtype = f32|f16, trans_a = flag, trans_b = flag, bias = flag, into = set|add|half, vec = flag, tile = 32|64
 //# buffers    a, b, bias, out
 //# launch     [ceil(n / tile), ceil(m / tile)] work groups of 64, of the big tile 128
 //# numerics   f32; every element is one sum in ascending order of k, in blocks of 16: deterministic
 //# history    1: tiles in work group memory, 4 x 4 in registers; vec loads 4 elements at once where all rows allow it
-//#            2: 8 x 4 in registers, sums in blocks, operands in f16
+//#            2: 8 x 4 in registers, sums in blocks, operands in f16; 3: results in f16, each sum rounded once
+//% if into == "half" and dtype != "f16"
+enable f16;
+//% endif
 //% include "lib/dtype.wgsl"
+//% set result = "f16" if into == "half" else "f32"
 
 struct Params {
   m: u32, // rows of out
@@ -18,15 +22,15 @@ struct At { a: u32, b: u32, bias: u32, out: u32 }
 @group(1) @binding(1) var<uniform> at: At;
 //% if vec
 alias Memory = vec4<T>;
-alias Result = vec4f;
+alias Result = vec4<${result}>;
 //% else
 alias Memory = T;
-alias Result = f32;
+alias Result = ${result};
 //% endif
 @group(0) @binding(0) var<storage, read_write> a: array<Memory>;   // [m, k], or [k, m] when trans_a
 @group(0) @binding(1) var<storage, read_write> b: array<Memory>;   // [k, n], or [n, k] when trans_b
 //% if bias
-@group(0) @binding(2) var<storage, read_write> bias: array<f32>;   // [n]
+@group(0) @binding(2) var<storage, read_write> bias: array<${result}>;   // [n]
 //% endif
 @group(0) @binding(3) var<storage, read_write> out: array<Result>; // [m, n]
 
@@ -39,6 +43,10 @@ const DEPTH = 16u; // of a step along k
 var<workgroup> a_tile: array<vec4f, ${tile * 4}>; // [DEPTH, QUADS] of 4 rows of out
 var<workgroup> b_tile: array<vec4f, ${tile * 4}>; // [DEPTH, QUADS] of 4 columns of out
 
+//% if into == "half"
+//% include "lib/half.wgsl"
+
+//% endif
 // The part of operand `x` that belongs to rows (columns) `first`.. of out and to `k0`.. goes to its tile. `size` is the
 // operand's dimension beside k; `along_k` says that k is the contiguous one.
 //% macro load(x, size, along_k)
@@ -114,7 +122,7 @@ ${load("b", "n", trans_b)}
   var shift = vec4f(0.0);
   for (var j = 0u; j < 4u; j++) {
     if column + j < p.n {
-      shift[j] = bias[at.bias + column + j];
+      shift[j] = f32(bias[at.bias + column + j]);
     }
   }
 //% endif
@@ -128,17 +136,23 @@ ${load("b", "n", trans_b)}
 //% if vec
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-//% if add
+//% if into == "add"
       value += out[to];
 //% endif
+//% if into == "half"
+      out[to] = vec4<f16>(to_half_4(value));
+//% else
       out[to] = value;
+//% endif
     }
 //% else
     for (var j = 0u; j < 4u; j++) {
       if row < p.m && column + j < p.n {
         let to = at.out + row * p.n + column + j;
-//% if add
+//% if into == "add"
         out[to] += value[j];
+//% elif into == "half"
+        out[to] = f16(to_half(value[j]));
 //% else
         out[to] = value[j];
 //% endif

@@ -1,12 +1,17 @@
 //# computes   out (=|+=) op(a) op(b) + bias, where op transposes on request
 //# parallel   a work group of four subgroups of 32 owns a tile of 64 x 64, a subgroup a quarter of it in cooperative matrices
-//# keys       dtype = f32|f16, size = 8|16, trans_a = flag, trans_b = flag, bias = flag, add = flag
+//# keys       dtype = f32|f16, size = 8|16, trans_a = flag, trans_b = flag, bias = flag, into = set|add|half
 //# buffers    a, b, bias, out
 //# launch     [ceil(n / 64), ceil(m / 64)] work groups
 //# numerics   products of dtype, summed in f32; every element is one sum in ascending order of k
 //# history    1: valid text, never run: no adapter with cooperative matrices was at hand; XLNET_COOPERATIVE=on chooses it
+//#            2: results in f16
 enable wgpu_cooperative_matrix;
+//% if into == "half" and dtype != "f16"
+enable f16;
+//% endif
 //% include "lib/dtype.wgsl"
+//% set result = "f16" if into == "half" else "f32"
 
 struct Params {
   m: u32, // rows of out
@@ -19,9 +24,9 @@ struct At { a: u32, b: u32, bias: u32, out: u32 }
 @group(0) @binding(0) var<storage, read_write> a: array<T>;    // [m, k], or [k, m] when trans_a
 @group(0) @binding(1) var<storage, read_write> b: array<T>;    // [k, n], or [n, k] when trans_b
 //% if bias
-@group(0) @binding(2) var<storage, read_write> bias: array<f32>; // [n]
+@group(0) @binding(2) var<storage, read_write> bias: array<${result}>; // [n]
 //% endif
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;  // [m, n]
+@group(0) @binding(3) var<storage, read_write> out: array<${result}>;  // [m, n]
 
 //% set matrix = "coop_mat" ~ size ~ "x" ~ size
 //% set parts = 32 // size
@@ -29,6 +34,10 @@ alias Left = ${matrix}<T, A>;
 alias Right = ${matrix}<T, B>;
 alias Sums = ${matrix}<f32, C>;
 
+//% if into == "half"
+//% include "lib/half.wgsl"
+
+//% endif
 const DEPTH = 16u; // of a step along k
 const A_PITCH = 24u;
 const B_PITCH = 72u;
@@ -52,9 +61,9 @@ fn matmul_cooperative(
     var value = 0.0;
     if row < p.m && column < p.n {
 //% if bias
-      value += bias[at.bias + column];
+      value += f32(bias[at.bias + column]);
 //% endif
-//% if add
+//% if into == "add"
       value += out[at.out + row * p.n + column];
 //% endif
     }
@@ -130,7 +139,11 @@ fn matmul_cooperative(
     let row = first_row + e / 64u;
     let column = first_column + e % 64u;
     if row < p.m && column < p.n {
+//% if into == "half"
+      out[at.out + row * p.n + column] = f16(to_half(c_tile[e / 64u * C_PITCH + e % 64u]));
+//% else
       out[at.out + row * p.n + column] = c_tile[e / 64u * C_PITCH + e % 64u];
+//% endif
     }
   }
 }

@@ -254,13 +254,12 @@ impl Context<'_> {
             _ => Ok("bf16"),
         }
     }
-    /// Template value of a tensor's element type, for kernels of PTX that take halves too.
+    /// Template value of a tensor's element type, for kernels that take halves too.
     ///
     /// # Errors
     /// When this device has no such numbers.
     pub fn element(&self, id: TensorId) -> Result<&'static str> {
-        let halves = self.caps.language == Language::Ptx && self.desc(id).dtype.is_half();
-        if halves { self.half(id) } else { self.dtype(id) }
+        if self.desc(id).dtype.is_half() { self.half(id) } else { self.dtype(id) }
     }
     /// One launch. `buffers` follows the template's header; operands that the op leaves out are `None`.
     ///

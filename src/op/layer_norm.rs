@@ -116,6 +116,10 @@ impl Operation for LayerNormGrad {
         t.expect_len("rstd", self.rstd, n / d)?;
         t.expect_len("dsum", self.dsum, n)?;
         self.dx.map_or(Ok(()), |id| t.expect_len("dx", id, n))?;
+        let wide = [self.dout, self.sum, self.mean, self.rstd, self.gamma, self.dsum];
+        if let Some(id) = wide.into_iter().find(|id| t.get(*id).dtype.is_half()) {
+            t.expect(&t.get(id).name, false, "the program's type", t.get(id).dtype)?;
+        }
         let half = self.dx.is_some_and(|id| t.get(id).dtype.is_half());
         let apart = self.dropout.is_some() || half;
         t.expect("dx", self.dx.is_some() == apart, "dx exactly when there is dropout or half precision", "one alone")?;

@@ -21,6 +21,10 @@ struct At { x: u32, key: u32, out: u32 }
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
   return group.x + group.y * groups.x;
 }
+// A number as memory of type T holds it.
+fn stored(x: f32) -> T {
+  return x;
+}
 // Where the rows of a tensor stand in the whole batch, as in src/op/philox.rs; needs p and key.
 
 // Philox4x32-7, the bits of src/op/philox.rs: a block of four words is a function of counter and key alone.
@@ -175,6 +179,6 @@ fn activation(
     let i = r * p.d + block * 8u + e;
     var y = f(f32(x[at.x + i]));
     y *= select(0.0, p.scale, keeps(words, e, p.threshold));
-    out[at.out + i] = T(y);
+    out[at.out + i] = stored(y);
   }
 }

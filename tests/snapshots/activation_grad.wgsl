@@ -22,6 +22,10 @@ struct At { x: u32, dout: u32, key: u32, dx: u32 }
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
   return group.x + group.y * groups.x;
 }
+// A number as memory of type T holds it.
+fn stored(x: f32) -> T {
+  return x;
+}
 // Where the rows of a tensor stand in the whole batch, as in src/op/philox.rs; needs p and key.
 
 // Philox4x32-7, the bits of src/op/philox.rs: a block of four words is a function of counter and key alone.
@@ -178,6 +182,6 @@ fn activation_grad(
     let i = r * p.d + block * 8u + e;
     var d = slope(f32(x[at.x + i])) * f32(dout[at.dout + i]);
     d *= select(0.0, p.scale, keeps(words, e, p.threshold));
-    dx[at.dx + i] = T(d);
+    dx[at.dx + i] = stored(d);
   }
 }

@@ -14,6 +14,7 @@ struct At { src: u32, out: u32 }
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
   return group.x + group.y * groups.x;
 }
+// Rounding to half precision, ties to even, by bits: WGSL leaves that of f16() to the driver.
 
 // The nearest number of half precision.
 fn to_half(x: f32) -> f32 {
@@ -29,6 +30,9 @@ fn to_half(x: f32) -> f32 {
   }
   return select(half, -half, (bits >> 31u) == 1u);
 }
+fn to_half_4(x: vec4f) -> vec4f {
+  return vec4f(to_half(x.x), to_half(x.y), to_half(x.z), to_half(x.w));
+}
 
 @compute @workgroup_size(256)
 fn cast_half(
@@ -39,6 +43,6 @@ fn cast_half(
   let first = (flat_group(group, groups) * 256u + lane) * 4u;
   if first + 3u < p.n {
     let x = src[(at.src + first) / 4u];
-    out[(at.out + first) / 4u] = vec4<T>(vec4f(to_half(x.x), to_half(x.y), to_half(x.z), to_half(x.w)));
+    out[(at.out + first) / 4u] = vec4<T>(to_half_4(x));
   }
 }

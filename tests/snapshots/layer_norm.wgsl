@@ -1,3 +1,4 @@
+enable f16;
 alias T = f32; // element type of floating-point tensors in memory
 
 struct Params {
@@ -12,10 +13,10 @@ struct Params {
   tail: u32,      // rows of a batch row in the second part
   split: u32,     // rows of the first part
 }
-struct At { x: u32, residual: u32, key: u32, gamma: u32, beta: u32, out: u32, sum: u32, mean: u32, rstd: u32 }
+struct At { x: u32, residual: u32, key: u32, gamma: u32, beta: u32, out: u32, sum: u32, mean: u32, rstd: u32, rounded: u32 }
 @group(1) @binding(0) var<uniform> p: Params;
 @group(1) @binding(1) var<uniform> at: At;
-@group(0) @binding(0) var<storage, read_write> x: array<T>;        // [R, d]
+@group(0) @binding(0) var<storage, read_write> x: array<f16>;        // [R, d]
 @group(0) @binding(1) var<storage, read_write> residual: array<T>; // [R, d]
 @group(0) @binding(2) var<storage, read_write> key: array<u32>;    // [2 + B]
 @group(0) @binding(3) var<storage, read_write> gamma: array<T>;    // [d]
@@ -24,6 +25,7 @@ struct At { x: u32, residual: u32, key: u32, gamma: u32, beta: u32, out: u32, su
 @group(0) @binding(6) var<storage, read_write> sum: array<T>;      // [R, d]
 @group(0) @binding(7) var<storage, read_write> mean: array<T>;     // [R]
 @group(0) @binding(8) var<storage, read_write> rstd: array<T>;     // [R]
+@group(0) @binding(9) var<storage, read_write> rounded: array<f16>; // [R, d]
 
 // Number of this work group in a grid that was folded to two dimensions, since each has at most 65535.
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
@@ -65,6 +67,25 @@ fn group_max(value: f32, lanes: Lanes) -> f32 {
     largest = max(largest, shared_sums[i]);
   }
   return largest;
+}
+// Rounding to half precision, ties to even, by bits: WGSL leaves that of f16() to the driver.
+
+// The nearest number of half precision.
+fn to_half(x: f32) -> f32 {
+  let bits = bitcast<u32>(x);
+  let size = bits & 0x7fffffffu;
+  // The lowest 13 bits go; 65520 and more is infinity.
+  var half = bitcast<f32>((size + 0xfffu + ((size >> 13u) & 1u)) & 0xffffe000u);
+  if size >= 0x477ff000u {
+    half = bitcast<f32>(max(size, 0x7f800000u)); // NaN stays one
+  } else if size < 0x38800000u {
+    // Below 2^-14 numbers are multiples of 2^-24, which are the last bits of 0.5.
+    half = f32(bitcast<u32>(bitcast<f32>(size) + 0.5) - 0x3f000000u) * 5.9604645e-8;
+  }
+  return select(half, -half, (bits >> 31u) == 1u);
+}
+fn to_half_4(x: vec4f) -> vec4f {
+  return vec4f(to_half(x.x), to_half(x.y), to_half(x.z), to_half(x.w));
 }
 // Where the rows of a tensor stand in the whole batch, as in src/op/philox.rs; needs p and key.
 
@@ -176,7 +197,9 @@ fn layer_norm(
   for (var first = lane * 8u; first < p.d; first += 512u) {
     for (var c = first; c < min(first + 8u, p.d); c++) {
       let normed = (f32(sum[at.sum + row + c]) - m) * deviation;
-      out[at.out + row + c] = T(fma(normed, f32(gamma[at.gamma + c]), f32(beta[at.beta + c])));
+      let y = fma(normed, f32(gamma[at.gamma + c]), f32(beta[at.beta + c]));
+      out[at.out + row + c] = T(y);
+      rounded[at.rounded + row + c] = f16(to_half(y));
     }
   }
   if lane == 0u && (p.statistics & 1u) != 0u {

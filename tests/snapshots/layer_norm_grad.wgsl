@@ -1,3 +1,4 @@
+enable f16;
 alias T = f32; // element type of floating-point tensors in memory
 
 struct Params {
@@ -20,7 +21,7 @@ struct At { dout: u32, sum: u32, mean: u32, rstd: u32, gamma: u32, dsum: u32, ke
 @group(0) @binding(4) var<storage, read_write> gamma: array<T>; // [d]
 @group(0) @binding(5) var<storage, read_write> dsum: array<T>;  // [R, d]
 @group(0) @binding(6) var<storage, read_write> key: array<u32>; // [2 + B]
-@group(0) @binding(7) var<storage, read_write> dx: array<T>;    // [R, d]
+@group(0) @binding(7) var<storage, read_write> dx: array<f16>;    // [R, d]
 
 // Number of this work group in a grid that was folded to two dimensions, since each has at most 65535.
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
@@ -62,6 +63,25 @@ fn group_max(value: f32, lanes: Lanes) -> f32 {
     largest = max(largest, shared_sums[i]);
   }
   return largest;
+}
+// Rounding to half precision, ties to even, by bits: WGSL leaves that of f16() to the driver.
+
+// The nearest number of half precision.
+fn to_half(x: f32) -> f32 {
+  let bits = bitcast<u32>(x);
+  let size = bits & 0x7fffffffu;
+  // The lowest 13 bits go; 65520 and more is infinity.
+  var half = bitcast<f32>((size + 0xfffu + ((size >> 13u) & 1u)) & 0xffffe000u);
+  if size >= 0x477ff000u {
+    half = bitcast<f32>(max(size, 0x7f800000u)); // NaN stays one
+  } else if size < 0x38800000u {
+    // Below 2^-14 numbers are multiples of 2^-24, which are the last bits of 0.5.
+    half = f32(bitcast<u32>(bitcast<f32>(size) + 0.5) - 0x3f000000u) * 5.9604645e-8;
+  }
+  return select(half, -half, (bits >> 31u) == 1u);
+}
+fn to_half_4(x: vec4f) -> vec4f {
+  return vec4f(to_half(x.x), to_half(x.y), to_half(x.z), to_half(x.w));
 }
 // Where the rows of a tensor stand in the whole batch, as in src/op/philox.rs; needs p and key.
 
@@ -170,7 +190,8 @@ fn layer_norm_grad(
       if c % 8u == 0u {
         words = row_block(c / 8u, place);
       }
-      dx[at.dx + i] = T(d * select(0.0, p.scale, keeps(words, c % 8u, p.threshold)));
+      let kept = d * select(0.0, p.scale, keeps(words, c % 8u, p.threshold));
+      dx[at.dx + i] = f16(to_half(kept));
     }
   }
 }

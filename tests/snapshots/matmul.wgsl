@@ -1,3 +1,4 @@
+enable f16;
 alias T = f32; // element type of floating-point tensors in memory
 
 struct Params {
@@ -9,10 +10,10 @@ struct At { a: u32, b: u32, bias: u32, out: u32 }
 @group(1) @binding(0) var<uniform> p: Params;
 @group(1) @binding(1) var<uniform> at: At;
 alias Memory = vec4<T>;
-alias Result = vec4f;
+alias Result = vec4<f16>;
 @group(0) @binding(0) var<storage, read_write> a: array<Memory>;   // [m, k], or [k, m] when trans_a
 @group(0) @binding(1) var<storage, read_write> b: array<Memory>;   // [k, n], or [n, k] when trans_b
-@group(0) @binding(2) var<storage, read_write> bias: array<f32>;   // [n]
+@group(0) @binding(2) var<storage, read_write> bias: array<f16>;   // [n]
 @group(0) @binding(3) var<storage, read_write> out: array<Result>; // [m, n]
 
 const TILE = 64u;
@@ -22,6 +23,26 @@ const DEPTH = 16u; // of a step along k
 
 var<workgroup> a_tile: array<vec4f, 256>; // [DEPTH, QUADS] of 4 rows of out
 var<workgroup> b_tile: array<vec4f, 256>; // [DEPTH, QUADS] of 4 columns of out
+
+// Rounding to half precision, ties to even, by bits: WGSL leaves that of f16() to the driver.
+
+// The nearest number of half precision.
+fn to_half(x: f32) -> f32 {
+  let bits = bitcast<u32>(x);
+  let size = bits & 0x7fffffffu;
+  // The lowest 13 bits go; 65520 and more is infinity.
+  var half = bitcast<f32>((size + 0xfffu + ((size >> 13u) & 1u)) & 0xffffe000u);
+  if size >= 0x477ff000u {
+    half = bitcast<f32>(max(size, 0x7f800000u)); // NaN stays one
+  } else if size < 0x38800000u {
+    // Below 2^-14 numbers are multiples of 2^-24, which are the last bits of 0.5.
+    half = f32(bitcast<u32>(bitcast<f32>(size) + 0.5) - 0x3f000000u) * 5.9604645e-8;
+  }
+  return select(half, -half, (bits >> 31u) == 1u);
+}
+fn to_half_4(x: vec4f) -> vec4f {
+  return vec4f(to_half(x.x), to_half(x.y), to_half(x.z), to_half(x.w));
+}
 
 // The part of operand `x` that belongs to rows (columns) `first`.. of out and to `k0`.. goes to its tile. `size` is the
 // operand's dimension beside k; `along_k` says that k is the contiguous one.
@@ -85,7 +106,7 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   var shift = vec4f(0.0);
   for (var j = 0u; j < 4u; j++) {
     if column + j < p.n {
-      shift[j] = bias[at.bias + column + j];
+      shift[j] = f32(bias[at.bias + column + j]);
     }
   }
   {
@@ -94,8 +115,7 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += out[to];
-      out[to] = value;
+      out[to] = vec4<f16>(to_half_4(value));
     }
   }
   {
@@ -104,8 +124,7 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += out[to];
-      out[to] = value;
+      out[to] = vec4<f16>(to_half_4(value));
     }
   }
   {
@@ -114,8 +133,7 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += out[to];
-      out[to] = value;
+      out[to] = vec4<f16>(to_half_4(value));
     }
   }
   {
@@ -124,8 +142,7 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += out[to];
-      out[to] = value;
+      out[to] = vec4<f16>(to_half_4(value));
     }
   }
   {
@@ -134,8 +151,7 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += out[to];
-      out[to] = value;
+      out[to] = vec4<f16>(to_half_4(value));
     }
   }
   {
@@ -144,8 +160,7 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += out[to];
-      out[to] = value;
+      out[to] = vec4<f16>(to_half_4(value));
     }
   }
   {
@@ -154,8 +169,7 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += out[to];
-      out[to] = value;
+      out[to] = vec4<f16>(to_half_4(value));
     }
   }
   {
@@ -164,8 +178,7 @@ fn matmul(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     value += shift;
     if row < p.m && column < p.n {
       let to = (at.out + row * p.n + column) / 4u;
-      value += out[to];
-      out[to] = value;
+      out[to] = vec4<f16>(to_half_4(value));
     }
   }
 }

@@ -1,4 +1,5 @@
 enable wgpu_cooperative_matrix;
+enable f16;
 alias T = f32; // element type of floating-point tensors in memory
 
 struct Params {
@@ -11,12 +12,32 @@ struct At { a: u32, b: u32, bias: u32, out: u32 }
 @group(1) @binding(1) var<uniform> at: At;
 @group(0) @binding(0) var<storage, read_write> a: array<T>;    // [m, k], or [k, m] when trans_a
 @group(0) @binding(1) var<storage, read_write> b: array<T>;    // [k, n], or [n, k] when trans_b
-@group(0) @binding(2) var<storage, read_write> bias: array<f32>; // [n]
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;  // [m, n]
+@group(0) @binding(2) var<storage, read_write> bias: array<f16>; // [n]
+@group(0) @binding(3) var<storage, read_write> out: array<f16>;  // [m, n]
 
 alias Left = coop_mat16x16<T, A>;
 alias Right = coop_mat16x16<T, B>;
 alias Sums = coop_mat16x16<f32, C>;
+
+// Rounding to half precision, ties to even, by bits: WGSL leaves that of f16() to the driver.
+
+// The nearest number of half precision.
+fn to_half(x: f32) -> f32 {
+  let bits = bitcast<u32>(x);
+  let size = bits & 0x7fffffffu;
+  // The lowest 13 bits go; 65520 and more is infinity.
+  var half = bitcast<f32>((size + 0xfffu + ((size >> 13u) & 1u)) & 0xffffe000u);
+  if size >= 0x477ff000u {
+    half = bitcast<f32>(max(size, 0x7f800000u)); // NaN stays one
+  } else if size < 0x38800000u {
+    // Below 2^-14 numbers are multiples of 2^-24, which are the last bits of 0.5.
+    half = f32(bitcast<u32>(bitcast<f32>(size) + 0.5) - 0x3f000000u) * 5.9604645e-8;
+  }
+  return select(half, -half, (bits >> 31u) == 1u);
+}
+fn to_half_4(x: vec4f) -> vec4f {
+  return vec4f(to_half(x.x), to_half(x.y), to_half(x.z), to_half(x.w));
+}
 
 const DEPTH = 16u; // of a step along k
 const A_PITCH = 24u;
@@ -40,8 +61,7 @@ fn matmul_cooperative(
     let column = first_column + e % 64u;
     var value = 0.0;
     if row < p.m && column < p.n {
-      value += bias[at.bias + column];
-      value += out[at.out + row * p.n + column];
+      value += f32(bias[at.bias + column]);
     }
     c_tile[e / 64u * C_PITCH + e % 64u] = value;
   }
@@ -90,7 +110,7 @@ fn matmul_cooperative(
     let row = first_row + e / 64u;
     let column = first_column + e % 64u;
     if row < p.m && column < p.n {
-      out[at.out + row * p.n + column] = c_tile[e / 64u * C_PITCH + e % 64u];
+      out[at.out + row * p.n + column] = f16(to_half(c_tile[e / 64u * C_PITCH + e % 64u]));
     }
   }
 }

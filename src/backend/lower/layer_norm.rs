@@ -2,11 +2,11 @@
 
 use super::movement::{Columns, block_rows, blocks, column_sum_step};
 use super::{Context, Launch};
+use crate::Result;
+use crate::kernel::Variant;
 use crate::kernel::params::{self, Drop, size};
-use crate::kernel::{Language, Variant};
 use crate::op::{DropoutSite, LayerNorm, LayerNormGrad, Target, Write};
 use crate::tensor::TensorId;
-use crate::{Error, Result};
 
 /// Invocations that share a row.
 const WG: u32 = 64;
@@ -33,29 +33,17 @@ pub fn layer_norm(op: &LayerNorm, c: &Context) -> Result<Vec<Launch>> {
     let key = op.dropout.map(|dropout| dropout.key);
     let kept = [op.sum, op.mean, op.rstd];
     let buffers = [Some(op.x), op.residual, key, Some(op.gamma), Some(op.beta), Some(op.out)];
-    let mut buffers: Vec<_> = buffers.into_iter().chain(kept).collect();
-    if c.caps.language == Language::Ptx {
-        buffers.push(op.rounded);
-    }
+    let buffers: Vec<_> = buffers.into_iter().chain(kept).chain([op.rounded]).collect();
     Ok(vec![c.launch(variant, &params, &buffers, c.flat(rows, 1)?)?])
 }
 
-/// Adds what kernels of PTX ask: the type of the tensor that may be in half precision.
+/// Adds the type of the tensor that may be in half precision.
 ///
 /// # Errors
 /// When this device has no such numbers.
 fn halves(variant: Variant, id: Option<TensorId>, c: &Context) -> Result<Variant> {
     let id = id.filter(|id| c.desc(*id).dtype.is_half());
-    match (c.caps.language, id) {
-        (Language::Ptx, None) => Ok(variant.name("half", "none")),
-        (Language::Ptx, Some(id)) => Ok(variant.name("half", c.half(id)?)),
-        (Language::Wgsl, None) => Ok(variant),
-        (language, Some(id)) => Err(Error::device(format!(
-            "{}: {language} has no layer norm with {}; build the program in f32",
-            c.place,
-            c.desc(id).dtype
-        ))),
-    }
+    Ok(variant.name("half", id.map_or(Ok("none"), |id| c.half(id))?))
 }
 
 /// Sums of every block of rows, for gamma and for beta.

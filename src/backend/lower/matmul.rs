@@ -2,11 +2,11 @@
 
 use super::movement::{Columns, column_sums};
 use super::{Context, Launch};
+use crate::Result;
 use crate::kernel::params::{self, size};
 use crate::kernel::{Language, Variant};
 use crate::op::{ColumnSum, MatMul, Write};
 use crate::tensor::DType;
-use crate::{Error, Result};
 
 /// Side of the big tile; where it would leave most of a GPU idle, tiles of half the side are used.
 const TILE: usize = 64;
@@ -20,12 +20,7 @@ pub fn matmul(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
     }
     let MatMul { a, b, bias, out, m, n, k, trans_a, trans_b } = *op;
     let dtype = if halves { c.half(a)? } else { c.dtype(a)? };
-    if c.desc(out.id).dtype.is_half() {
-        let (place, language) = (&c.place, c.caps.language);
-        return Err(Error::device(format!(
-            "{place}: {language} has no products that are rounded to {dtype}; build the program in f32"
-        )));
-    }
+    let into = into(op, c);
     let cooperative = c.caps.cooperative[usize::from(dtype == "f16")];
     if let Some(matrix) = cooperative.filter(|_| m.min(n).min(k) >= TILE / 2) {
         let variant = Variant::new("matmul_cooperative")
@@ -34,7 +29,7 @@ pub fn matmul(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
             .flag("trans_a", trans_a)
             .flag("trans_b", trans_b)
             .flag("bias", bias.is_some())
-            .flag("add", out.write == Write::Add);
+            .name("into", into);
         let params = params::Matmul { m: size(m)?, n: size(n)?, k: size(k)? };
         let grid = c.fits([size(n.div_ceil(TILE))?, size(m.div_ceil(TILE))?, 1])?;
         return Ok(vec![c.launch(variant, &params, &[Some(a), Some(b), bias, Some(out.id)], grid)?]);
@@ -50,12 +45,21 @@ pub fn matmul(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
         .flag("trans_a", trans_a)
         .flag("trans_b", trans_b)
         .flag("bias", bias.is_some())
-        .flag("add", out.write == Write::Add)
+        .name("into", into)
         .flag("vec", vec)
         .int("tile", tile as u32);
     let params = params::Matmul { m: size(m)?, n: size(n)?, k: size(k)? };
     let grid = c.fits([size(n.div_ceil(tile))?, size(m.div_ceil(tile))?, 1])?;
     Ok(vec![c.launch(variant, &params, &[Some(a), Some(b), bias, Some(out.id)], grid)?])
+}
+
+/// How a product is stored.
+fn into(op: &MatMul, c: &Context) -> &'static str {
+    match op.out.write {
+        Write::Add => "add",
+        Write::Set if c.desc(op.out.id).dtype.is_half() => "half",
+        Write::Set => "set",
+    }
 }
 
 /// Side of the big tile of products in half precision, which is eight times as much work for a matrix unit as for others.
@@ -94,12 +98,7 @@ fn half(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
     let contiguous = [if trans_a { m } else { k }, if trans_b { k } else { n }, c.first(a), c.first(b)];
     let vec =
         contiguous.iter().all(|x| x.is_multiple_of(8)) && [n, c.first(out.id)].iter().all(|x| x.is_multiple_of(2));
-    let into = match out.write {
-        _ if parts > 1 => "set",
-        Write::Add => "add",
-        Write::Set if c.desc(out.id).dtype.is_half() => "half",
-        Write::Set => "set",
-    };
+    let into = if parts > 1 { "set" } else { into(op, c) };
     let variant = Variant::new("matmul_half")
         .name("dtype", c.half(a)?)
         .flag("trans_a", trans_a)

@@ -68,6 +68,38 @@ pub fn cases() -> Vec<Case> {
             cases.extend(halves((r, d), dtype, residual, rate));
         }
     }
+    for dtype in [DType::Bf16, DType::F16] {
+        let name = format!("layer_norm/{dtype} a row of NaN");
+        let case = Case::new(name, move |s| {
+            let stored = s.stored(dtype);
+            let x = s.sixteenths("x", [3, 17], stored);
+            let mut values = s.floats_of(x);
+            values[20] = f64::NAN;
+            s.fill(x, values);
+            let (gamma, beta, out) = (s.normal("gamma", [17]), s.normal("beta", [17]), s.output("out", [3, 17]));
+            let rounded = s.output_in("rounded", [3, 17], stored);
+            let rounded_too = stored.is_half().then_some(rounded);
+            let (residual, dropout, sum, mean, rstd) = (None, None, None, None, None);
+            s.push(LayerNorm {
+                x,
+                residual,
+                dropout,
+                gamma,
+                beta,
+                out,
+                rounded: rounded_too,
+                sum,
+                mean,
+                rstd,
+                eps: EPS,
+            })?;
+            if rounded_too.is_none() {
+                copy(s, out, rounded)?;
+            }
+            Ok(())
+        });
+        cases.push(case.rounded(dtype, |name, unit| if name == "rounded" { 1.01 * unit } else { 2.4e-6 }));
+    }
     let shifted = Case::new("layer_norm/mean far from zero", |s| {
         let x = s.uniform("x", [7, 97], 999.0, 1001.0);
         let (gamma, beta) = (s.normal("gamma", [97]), s.normal("beta", [97]));

@@ -60,16 +60,18 @@ fn copies(cases: &mut Vec<Case>) {
                 s.push(CopyBlocks { src, src_offset, src_stride, dst, dst_offset, dst_stride, blocks, length })
             }));
         }
-        let name = format!("copy_blocks/bf16 {blocks}x{length} from {src_offset}+{src_stride}");
-        cases.push(Case::new(name, move |s| {
-            let src = s.half("src", [src_offset + (blocks - 1) * src_stride + length + 2], DType::Bf16);
-            let len = dst_offset + (blocks - 1) * dst_stride + length + 3;
-            let dst = s.output_in("dst", [len], DType::Bf16);
-            let old = s.normals(len).into_iter().map(f64::round).collect(); // outside the blocks it must survive
-            s.fill(dst, old);
-            let dst = Target::set(dst);
-            s.push(CopyBlocks { src, src_offset, src_stride, dst, dst_offset, dst_stride, blocks, length })
-        }));
+        for dtype in [DType::Bf16, DType::F16] {
+            let name = format!("copy_blocks/{dtype} {blocks}x{length} from {src_offset}+{src_stride}");
+            cases.push(Case::new(name, move |s| {
+                let src = s.half("src", [src_offset + (blocks - 1) * src_stride + length + 2], dtype);
+                let len = dst_offset + (blocks - 1) * dst_stride + length + 3;
+                let dst = s.output_in("dst", [len], dtype);
+                let old = s.normals(len).into_iter().map(f64::round).collect(); // outside the blocks it must survive
+                s.fill(dst, old);
+                let dst = Target::set(dst);
+                s.push(CopyBlocks { src, src_offset, src_stride, dst, dst_offset, dst_stride, blocks, length })
+            }));
+        }
     }
 }
 
