@@ -1,11 +1,11 @@
 //# computes   out_i = sum over j of dropout(softmax_j(s))(i,j) v_j; lse = log of the softmax's denominator
 //# parallel   a work group owns 32 rows of one head; for 32 keys at a time an invocation owns 4 x 4 pairs, then 4 rows and 4 columns in 32
-//# keys       dtype = f32, relative = none|band|rows, vec = flag, columns = 1|2|4|8, wg = 64
+//# keys       dtype = f32|f16, relative = none|band|rows, vec = flag, columns = 1|2|4|8, wg = 64
 //# buffers    q, k, v, r, w_bias, r_bias, key, work, out, lse
 //# launch     flat, B H ceil(rows/32) work groups; D <= 32 columns
 //# numerics   f32, online softmax; dot products in blocks of 16, sums over keys in blocks of 32: deterministic
 //# history    1: r and k read through the caches, q and probabilities from work group memory
-//#            2: everything in tiles of work group memory, four elements at a time; the query stream alone reads r through the caches
+//#            2: everything in tiles of work group memory, four elements at a time; the query stream alone reads r through the caches; tensors in f16
 //% include "lib/dtype.wgsl"
 
 //% include "lib/rel_attention.wgsl"
@@ -33,9 +33,11 @@ alias Memory = T;
 //% set backward = false
 //% set loaded = ["q", "k", "v"] + (["r", "w_bias", "r_bias"] if relative != "none" else [])
 //% set stored = ["out"]
+//% set summed = []
 //% include "lib/flat.wgsl"
 //% include "lib/math.wgsl"
 //% include "lib/dropout.wgsl"
+//% include "lib/stored.wgsl"
 //% include "lib/rel_attention_tile.wgsl"
 //% include "lib/rel_attention_score.wgsl"
 

@@ -1,11 +1,11 @@
 //# computes   ds = p * (mask dout.v - dout.out) * scale, to scratch; dk_j (=|+=) sum over i of ds (q_i + w_bias); dv_j (=|+=) sum over i of dropout(p) dout_i
 //# parallel   a work group owns 32 keys of one head; for 32 rows at a time an invocation owns 4 x 4 pairs, then 4 keys and 4 columns in 32
-//# keys       dtype = f32, relative = none|band|rows, vec = flag, columns = 1|2|4|8, wg = 64
+//# keys       dtype = f32|f16, relative = none|band|rows, vec = flag, columns = 1|2|4|8, wg = 64
 //# buffers    q, k, v, r, w_bias, r_bias, key, dout, lse, work, dk, dv
 //# launch     flat, batches H ceil(N/32) work groups; D <= 32 columns; once for each slab of rows whose ds fits scratch
 //# numerics   f32, probabilities computed again from lse; dot products in blocks of 16, sums over rows in blocks of 32: deterministic
 //# history    1: ds found anew by each of three kernels
-//#            2: ds found once, in tiles of work group memory, and kept for the rows of a slab
+//#            2: ds found once, in tiles of work group memory, and kept for the rows of a slab; inputs in f16, dk and dv in f32 all the same
 //% include "lib/dtype.wgsl"
 
 //% include "lib/rel_attention.wgsl"
@@ -16,8 +16,10 @@ struct At {
 @group(1) @binding(1) var<uniform> at: At;
 //% if vec
 alias Memory = vec4<T>;
+alias Sums = vec4f;
 //% else
 alias Memory = T;
+alias Sums = f32;
 //% endif
 @group(0) @binding(0) var<storage, read_write> q: array<Memory>;      // [B, rows, H, D]
 @group(0) @binding(1) var<storage, read_write> k: array<Memory>;      // [B, N, H, D]
@@ -31,12 +33,13 @@ alias Memory = T;
 @group(0) @binding(7) var<storage, read_write> dout: array<Memory>;   // [B, rows, H, D]
 @group(0) @binding(8) var<storage, read_write> lse: array<f32>;       // [B, H, rows]
 @group(0) @binding(9) var<storage, read_write> work: array<u32>;
-@group(0) @binding(10) var<storage, read_write> dk: array<Memory>;    // [B, N, H, D]
-@group(0) @binding(11) var<storage, read_write> dv: array<Memory>;    // [B, N, H, D]
+@group(0) @binding(10) var<storage, read_write> dk: array<Sums>;      // [B, N, H, D]
+@group(0) @binding(11) var<storage, read_write> dv: array<Sums>;      // [B, N, H, D]
 
 //% set backward = true
 //% set loaded = ["q", "k", "v", "dout", "dk", "dv"] + (["r", "w_bias", "r_bias"] if relative != "none" else [])
-//% set stored = ["dk", "dv"]
+//% set stored = []
+//% set summed = ["dk", "dv"]
 //% include "lib/flat.wgsl"
 //% include "lib/math.wgsl"
 //% include "lib/dropout.wgsl"

@@ -1,10 +1,10 @@
 //# computes   sums[block, h, d] = sum over the rows of a block of weight[h, row] * x, x = source[row, h, d] + bias[h, d] or seg_embed[1] - seg_embed[0]
 //# parallel   an invocation owns one column of one block of rows
-//# keys       dtype = f32, source = rows|biased|segments, wg = 64
+//# keys       dtype = f32|f16, source = rows|biased|segments, wg = 64
 //# buffers    x, bias, work
 //# launch     [ceil(H D / wg), blocks]
 //# numerics   sums in f32 in ascending order, block by block: deterministic
-//# history    1: first version
+//# history    1: first version; tensors in f16
 //% include "lib/dtype.wgsl"
 
 struct Params {

@@ -1,10 +1,10 @@
 //# computes   deltas[b, h, i] = dout_i . out_i
 //# parallel   an invocation owns one row of one head
-//# keys       dtype = f32, wg = 64
+//# keys       dtype = f32|f16, wg = 64
 //# buffers    dout, out, work
 //# launch     flat, ceil(B H rows / wg) work groups
 //# numerics   sums in f32 in blocks of 16
-//# history    2: step of rel_attention_grad of its own
+//# history    2: step of rel_attention_grad of its own; tensors in f16
 //% include "lib/dtype.wgsl"
 
 //% include "lib/rel_attention.wgsl"

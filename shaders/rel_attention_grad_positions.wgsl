@@ -1,11 +1,11 @@
 //# computes   dr_t (=|+=) sum over the pairs (i, j) that read row t of r of ds (q_i + r_bias); sums of ds over these pairs
 //# parallel   a work group owns 32 rows of r of one head; for 32 query rows at a time an invocation owns 4 rows of r and 4 columns in 32
-//# keys       dtype = f32, vec = flag, columns = 1|2|4|8, wg = 64
+//# keys       dtype = f32|f16, vec = flag, columns = 1|2|4|8, wg = 64
 //# buffers    q, r_bias, work, dr
 //# launch     flat, G H ceil(P/32) work groups; D <= 32 columns
 //# numerics   f32, ds from scratch; sums in the order of batch and rows, in blocks of 32: deterministic
 //# history    1: k and v read through the caches, scores found anew
-//#            2: ds from scratch
+//#            2: ds from scratch; inputs in f16, dr in f32 all the same
 //% include "lib/dtype.wgsl"
 
 //% include "lib/rel_attention.wgsl"
@@ -14,16 +14,19 @@ struct At { q: u32, r_bias: u32, work: u32, dr: u32 }
 @group(1) @binding(1) var<uniform> at: At;
 //% if vec
 alias Memory = vec4<T>;
+alias Sums = vec4f;
 //% else
 alias Memory = T;
+alias Sums = f32;
 //% endif
 @group(0) @binding(0) var<storage, read_write> q: array<Memory>;      // [B, rows, H, D]
 @group(0) @binding(1) var<storage, read_write> r_bias: array<Memory>; // [H, D]
 @group(0) @binding(2) var<storage, read_write> work: array<u32>;
-@group(0) @binding(3) var<storage, read_write> dr: array<Memory>;     // [G, P, H, D]
+@group(0) @binding(3) var<storage, read_write> dr: array<Sums>;       // [G, P, H, D]
 
 //% set loaded = ["q", "r_bias", "dr"]
-//% set stored = ["dr"]
+//% set stored = []
+//% set summed = ["dr"]
 //% include "lib/flat.wgsl"
 //% include "lib/rel_attention_tile.wgsl"
 

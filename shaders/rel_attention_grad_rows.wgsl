@@ -1,10 +1,10 @@
 //# computes   dq_i = sum over j of ds (k_j + r_ij) + (sum of ds over other segments) (seg_embed[1] - seg_embed[0])
 //# parallel   a work group owns 32 rows of one head; for 32 keys at a time an invocation owns 4 rows and 4 columns in 32
-//# keys       dtype = f32, relative = none|band|rows, vec = flag, columns = 1|2|4|8, wg = 64
+//# keys       dtype = f32|f16, relative = none|band|rows, vec = flag, columns = 1|2|4|8, wg = 64
 //# buffers    k, r, seg_embed, work, dq
 //# launch     flat, batches H ceil(slab_rows/32) work groups; D <= 32 columns
 //# numerics   f32, ds from scratch; sums over keys in blocks of 32; ds of a row sum to 0, so the segment term needs one sum alone, freed of the rounding of dout.out by that of all
-//# history    2: step of rel_attention_grad of its own
+//# history    2: step of rel_attention_grad of its own; tensors in f16
 //% include "lib/dtype.wgsl"
 
 //% include "lib/rel_attention.wgsl"
@@ -26,7 +26,9 @@ alias Memory = T;
 
 //% set loaded = ["k", "seg_embed"] + (["r"] if relative != "none" else [])
 //% set stored = ["dq"]
+//% set summed = []
 //% include "lib/flat.wgsl"
+//% include "lib/stored.wgsl"
 //% include "lib/rel_attention_tile.wgsl"
 
 var<workgroup> tile: array<vec4f, 288>;  // [32 keys, 9]: ds of rows y + 8 a

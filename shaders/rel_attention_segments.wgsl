@@ -1,10 +1,10 @@
 //# computes   scores[b, h, i, s] = scale * (q_i + s_bias) . seg_embed[s]
 //# parallel   an invocation owns one row of one head
-//# keys       dtype = f32, wg = 64
+//# keys       dtype = f32|f16, wg = 64
 //# buffers    q, s_bias, seg_embed, work
 //# launch     flat, ceil(B H rows / wg) work groups
 //# numerics   sums in f32 in blocks of 16
-//# history    1: first version
+//# history    1: first version; tensors in f16
 //% include "lib/dtype.wgsl"
 
 //% include "lib/rel_attention.wgsl"

@@ -31,6 +31,25 @@ fn contract() -> Result<()> {
         // CPU and PTX do everything; other devices may refuse, but say why.
         let everything = line.name.starts_with("cpu ") || line.name.starts_with("cuda:interpreter");
         assert!(!everything || line.unsupported.is_empty(), "{line}");
+        // WGSL has no bf16, and f16 where the adapter has it.
+        for (name, why) in line.unsupported.iter().filter(|_| line.name.starts_with("wgpu")) {
+            let lacks = if name.contains("/bf16 ") { "WGSL has no bf16" } else { "lacks SHADER_F16" };
+            assert!(name.contains("f16 ") && why.contains(lacks), "{}: {name}: {why}", line.name);
+        }
+    }
+    Ok(())
+}
+
+/// Heads of any size, with tensor cores or without: what WGSL has beyond the contract.
+#[test]
+fn attention_in_f16_has_heads_of_any_size_in_wgsl() -> Result<()> {
+    let is_wgpu = |(backend, _): &(Backend, DType)| matches!(backend, Backend::Device(Device::Wgpu(_)));
+    let columns: Vec<_> = op_devices()?.into_iter().filter(is_wgpu).collect();
+    let cases = cases::rel_attention::f16_heads();
+    for line in Support::run(&columns, &cases) {
+        println!("{line}");
+        assert!(line.failed.is_empty() && line.ran() == cases.len(), "{line}");
+        assert!(line.unsupported.iter().all(|(_, why)| why.contains("lacks SHADER_F16")), "{line}");
     }
     Ok(())
 }

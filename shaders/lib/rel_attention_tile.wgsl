@@ -20,15 +20,16 @@ fn ${x}_4(first: u32, c: u32) -> vec4f {
 }
 //% endfor
 
-//% for x in stored
+// What is kept in memory as it is used, and sums in f32.
+//% for x in stored + summed
 fn store_${x}(first: u32, c: u32, value: vec4f) {
 //% if vec
   if c < p.d {
-    ${x}[(at.${x} + first + c) / 4u] = vec4<T>(value);
+    ${x}[(at.${x} + first + c) / 4u] = ${"stored_4" if x in stored else ""}(value);
   }
 //% else
   for (var i = 0u; i < 4u && c + i < p.d; i++) {
-    ${x}[at.${x} + first + c + i] = T(value[i]);
+    ${x}[at.${x} + first + c + i] = ${"stored" if x in stored else ""}(value[i]);
   }
 //% endif
 }

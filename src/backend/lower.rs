@@ -243,9 +243,9 @@ impl Context<'_> {
         let (major, minor) = self.caps.capability;
         match dtype {
             DType::F16 if self.caps.language == Language::Wgsl => self.dtype(id),
-            _ if self.caps.language == Language::Wgsl => Err(Error::device(format!(
-                "{place}: WGSL has no products of {dtype}; build the program without use_bfloat16"
-            ))),
+            _ if self.caps.language == Language::Wgsl => {
+                Err(Error::device(format!("{place}: WGSL has no {dtype}; build the program without use_bfloat16")))
+            }
             _ if major < 8 => Err(Error::device(format!(
                 "{place}: products of {dtype} need compute capability 8.0 (A100, RTX 30) or newer, this card has \
                  {major}.{minor}; build the program without use_bfloat16"

@@ -21,8 +21,11 @@ struct At { x: u32, key: u32, out: u32 }
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
   return group.x + group.y * groups.x;
 }
-// A number as memory of type T holds it.
+// Numbers as memory of type T holds them.
 fn stored(x: f32) -> T {
+  return x;
+}
+fn stored_4(x: vec4f) -> vec4f {
   return x;
 }
 // Where the rows of a tensor stand in the whole batch, as in src/op/philox.rs; needs p and key.

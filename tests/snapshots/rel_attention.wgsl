@@ -177,6 +177,13 @@ fn philox(start: vec4u, start_key: vec2u) -> vec4u {
 fn keeps(words: vec4u, e: u32, threshold: u32) -> bool {
   return ((words[e / 2u] >> (16u * (e % 2u))) & 0xffffu) >= threshold;
 }
+// Numbers as memory of type T holds them.
+fn stored(x: f32) -> T {
+  return x;
+}
+fn stored_4(x: vec4f) -> vec4f {
+  return x;
+}
 // Tiles of 32 rows and 32 keys in work groups of 64. Invocation (y, x) = (lane / 8, lane % 8) owns rows y + 8 a and keys
 // x + 8 b, a and b from 0 to 3: neighbours touch neighbours in work group memory, and its 16 pairs need 7 rows of r, since
 // row i and key j need row start(0) - i + j of a content stream. Heads go through work group memory 16 columns at a time.
@@ -224,9 +231,10 @@ fn r_bias_4(first: u32, c: u32) -> vec4f {
   return vec4f(0.0);
 }
 
+// What is kept in memory as it is used, and sums in f32.
 fn store_out(first: u32, c: u32, value: vec4f) {
   if c < p.d {
-    out[(at.out + first + c) / 4u] = vec4<T>(value);
+    out[(at.out + first + c) / 4u] = stored_4(value);
   }
 }
 

@@ -48,6 +48,7 @@ struct At {
 @group(1) @binding(0) var<uniform> p: Params;
 @group(1) @binding(1) var<uniform> at: At;
 alias Memory = vec4<T>;
+alias Sums = vec4f;
 @group(0) @binding(0) var<storage, read_write> q: array<Memory>;      // [B, rows, H, D]
 @group(0) @binding(1) var<storage, read_write> k: array<Memory>;      // [B, N, H, D]
 @group(0) @binding(2) var<storage, read_write> v: array<Memory>;      // [B, N, H, D]
@@ -58,8 +59,8 @@ alias Memory = vec4<T>;
 @group(0) @binding(7) var<storage, read_write> dout: array<Memory>;   // [B, rows, H, D]
 @group(0) @binding(8) var<storage, read_write> lse: array<f32>;       // [B, H, rows]
 @group(0) @binding(9) var<storage, read_write> work: array<u32>;
-@group(0) @binding(10) var<storage, read_write> dk: array<Memory>;    // [B, N, H, D]
-@group(0) @binding(11) var<storage, read_write> dv: array<Memory>;    // [B, N, H, D]
+@group(0) @binding(10) var<storage, read_write> dk: array<Sums>;      // [B, N, H, D]
+@group(0) @binding(11) var<storage, read_write> dv: array<Sums>;      // [B, N, H, D]
 
 // Number of this work group in a grid that was folded to two dimensions, since each has at most 65535.
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
@@ -249,14 +250,15 @@ fn r_bias_4(first: u32, c: u32) -> vec4f {
   return vec4f(0.0);
 }
 
+// What is kept in memory as it is used, and sums in f32.
 fn store_dk(first: u32, c: u32, value: vec4f) {
   if c < p.d {
-    dk[(at.dk + first + c) / 4u] = vec4<T>(value);
+    dk[(at.dk + first + c) / 4u] = (value);
   }
 }
 fn store_dv(first: u32, c: u32, value: vec4f) {
   if c < p.d {
-    dv[(at.dv + first + c) / 4u] = vec4<T>(value);
+    dv[(at.dv + first + c) / 4u] = (value);
   }
 }
 

@@ -46,10 +46,11 @@ struct At { q: u32, r_bias: u32, work: u32, dr: u32 }
 @group(1) @binding(0) var<uniform> p: Params;
 @group(1) @binding(1) var<uniform> at: At;
 alias Memory = vec4<T>;
+alias Sums = vec4f;
 @group(0) @binding(0) var<storage, read_write> q: array<Memory>;      // [B, rows, H, D]
 @group(0) @binding(1) var<storage, read_write> r_bias: array<Memory>; // [H, D]
 @group(0) @binding(2) var<storage, read_write> work: array<u32>;
-@group(0) @binding(3) var<storage, read_write> dr: array<Memory>;     // [G, P, H, D]
+@group(0) @binding(3) var<storage, read_write> dr: array<Sums>;       // [G, P, H, D]
 
 // Number of this work group in a grid that was folded to two dimensions, since each has at most 65535.
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
@@ -81,9 +82,10 @@ fn dr_4(first: u32, c: u32) -> vec4f {
   return vec4f(0.0);
 }
 
+// What is kept in memory as it is used, and sums in f32.
 fn store_dr(first: u32, c: u32, value: vec4f) {
   if c < p.d {
-    dr[(at.dr + first + c) / 4u] = vec4<T>(value);
+    dr[(at.dr + first + c) / 4u] = (value);
   }
 }
 

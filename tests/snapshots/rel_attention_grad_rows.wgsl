@@ -56,6 +56,13 @@ alias Memory = vec4<T>;
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
   return group.x + group.y * groups.x;
 }
+// Numbers as memory of type T holds them.
+fn stored(x: f32) -> T {
+  return x;
+}
+fn stored_4(x: vec4f) -> vec4f {
+  return x;
+}
 // Tiles of 32 rows and 32 keys in work groups of 64. Invocation (y, x) = (lane / 8, lane % 8) owns rows y + 8 a and keys
 // x + 8 b, a and b from 0 to 3: neighbours touch neighbours in work group memory, and its 16 pairs need 7 rows of r, since
 // row i and key j need row start(0) - i + j of a content stream. Heads go through work group memory 16 columns at a time.
@@ -82,9 +89,10 @@ fn r_4(first: u32, c: u32) -> vec4f {
   return vec4f(0.0);
 }
 
+// What is kept in memory as it is used, and sums in f32.
 fn store_dq(first: u32, c: u32, value: vec4f) {
   if c < p.d {
-    dq[(at.dq + first + c) / 4u] = vec4<T>(value);
+    dq[(at.dq + first + c) / 4u] = stored_4(value);
   }
 }
 

@@ -8,6 +8,7 @@ use crate::op::{
     Cast, CopyBlocks, Fill, GatherRows, GatherRowsGrad, MixRows, MixRowsGrad, Target, WeightedRows, WeightedRowsGrad,
     Write,
 };
+use crate::tensor::TensorId;
 
 /// Invocations of a work group where each owns one element.
 const WG: u32 = 256;
@@ -28,12 +29,18 @@ pub fn fill(op: &Fill, c: &Context) -> Result<Vec<Launch>> {
 const CAST: usize = 4 * WG as usize;
 
 pub fn cast(op: &Cast, c: &Context) -> Result<Vec<Launch>> {
-    let (n, dtype) = (c.len(op.out), c.half(op.out)?);
-    let vec = [n, c.first(op.src), c.first(op.out)].iter().all(|x| x.is_multiple_of(4));
+    Ok(vec![cast_slice((c.slice)(op.src), op.out, c)?])
+}
+
+/// `out` becomes `src`, in f32, rounded to its type.
+pub fn cast_slice(src: Slice, out: TensorId, c: &Context) -> Result<Launch> {
+    let (n, dtype) = (c.len(out), c.half(out)?);
+    let vec = [n, src.binding().1 as usize, c.first(out)].iter().all(|x| x.is_multiple_of(4));
     // WGSL reserves the word.
     let template = if c.caps.language == Language::Wgsl { "cast_half" } else { "cast" };
     let variant = Variant::new(template).name("dtype", dtype).flag("vec", vec).int("wg", WG);
-    Ok(vec![c.launch(variant, &params::Cast { n: size(n)? }, &[op.src, op.out].map(Some), c.flat(n, CAST)?)?])
+    let buffers = [src, (c.slice)(out)].map(Some);
+    c.launch_slices(variant, &params::Cast { n: size(n)? }, &buffers, c.flat(n, CAST)?)
 }
 
 pub fn copy_blocks(op: &CopyBlocks, c: &Context) -> Result<Vec<Launch>> {
@@ -150,7 +157,7 @@ pub struct Columns {
     /// The matrix.
     pub x: Slice, // [rows, n]
     /// Factor of each row.
-    pub weight: Option<crate::tensor::TensorId>, // [rows]
+    pub weight: Option<TensorId>, // [rows]
     /// Rows.
     pub rows: usize,
     /// Columns.

@@ -63,7 +63,9 @@ struct Layout {
     bias_sums: usize,     // [blocks, H, D]
     slab: usize,          // score gradients of a slab, and sums beside them; with halves [G, P, H, D] sums of dr
     pairs: usize,         // with halves: score gradients of some batch rows
-    words: usize,
+    words: usize,         // of all above
+    sums: [usize; 3],     // with halves in WGSL: [B, N, H, D] dk, dv and [G, P, H, D] dr before they are rounded
+    all: usize,
 }
 
 /// Of one stream.
@@ -98,7 +100,7 @@ impl Layout {
             let blocks = |rows: usize| rows.div_ceil(BLOCK);
             let of_streams: usize = rows.iter().map(|rows| blocks(b * rows)).sum();
             let most = of_streams.max(blocks(b * op.keys())).max(blocks(op.groups * op.positions()));
-            let splits = if halves { tensor_cores::splits(op) } else { 1 };
+            let splits = if halves && language == Language::Ptx { tensor_cores::splits(op) } else { 1 };
             let (columns, positions) = (take(b * h * op.keys()), take(splits * op.groups * h * op.positions()));
             let sums = take(most * h * op.head_dim);
             (layout.column_sums, layout.position_sums, layout.bias_sums) = (columns, positions, sums);
@@ -115,6 +117,15 @@ impl Layout {
             (layout.slab, layout.pairs) = (layout.words, layout.words + slab.next_multiple_of(4));
             layout.words = layout.pairs + pairs;
         }
+        layout.all = layout.words;
+        if backward && halves && language == Language::Wgsl {
+            let heads = h * op.head_dim;
+            let dr = if op.relative.is_some() { op.groups * op.positions() * heads } else { 0 };
+            for (first, words) in layout.sums.iter_mut().zip([b * op.keys() * heads, b * op.keys() * heads, dr]) {
+                *first = layout.all.next_multiple_of(4);
+                layout.all = *first + words;
+            }
+        }
         layout.streams = parts;
         layout
     }
@@ -122,12 +133,12 @@ impl Layout {
 
 /// Scratch of the forward op.
 pub fn forward_workspace(language: Language, op: &RelAttention, halves: bool) -> usize {
-    4 * Layout::new(language, op, false, halves).words
+    4 * Layout::new(language, op, false, halves).all
 }
 
 /// Scratch of the gradient.
 pub fn backward_workspace(language: Language, op: &RelAttentionGrad, halves: bool) -> usize {
-    4 * Layout::new(language, &op.forward, true, halves).words
+    4 * Layout::new(language, &op.forward, true, halves).all
 }
 
 /// What the launches of one op share.
@@ -138,7 +149,9 @@ struct Attention<'a> {
     work: Slice,
     /// Pieces of 32 columns of a head, a power of two: a key of WGSL's kernels.
     columns: u32,
-    /// Element type of what tensor cores multiply, where it is half precision.
+    /// Element type of inputs and results.
+    dtype: &'static str,
+    /// The same, where it is half precision and tensor cores multiply it.
     half: Option<&'static str>,
 }
 
@@ -147,11 +160,13 @@ impl<'a> Attention<'a> {
     /// When element type or head size have no kernel here.
     fn new(op: &'a RelAttention, backward: bool, c: &'a Context<'a>) -> Result<Self> {
         let (language, place) = (c.caps.language, &c.place);
-        let half = match c.desc(op.k).dtype.is_half() {
-            true => Some(tensor_cores::check(op, c)?),
-            false => c.dtype(op.k).map(|_| None)?,
-        };
-        let layout = Layout::new(language, op, backward, half.is_some());
+        let dtype = c.element(op.k)?;
+        let halves = c.desc(op.k).dtype.is_half();
+        let half = (halves && language == Language::Ptx).then_some(dtype);
+        if half.is_some() {
+            tensor_cores::check(op, c)?;
+        }
+        let layout = Layout::new(language, op, backward, halves);
         if op.head_dim > 256 {
             return Err(Error::device(format!(
                 "{place}: heads of {} elements are more than the 256 that {language}'s relative attention serves; use \
@@ -173,7 +188,7 @@ impl<'a> Attention<'a> {
             )));
         }
         let work = c.scratch(0, layout.words)?;
-        Ok(Attention { op, c, layout, work, columns, half })
+        Ok(Attention { op, c, layout, work, columns, dtype, half })
     }
 
     fn params(&self, stream: &Stream, parts: &Parts, accumulate: bool) -> Result<params::RelAttention> {
@@ -270,7 +285,7 @@ impl<'a> Attention<'a> {
             launches.push(match self.half {
                 Some(dtype) => self.segments_mma(dtype, stream, params, &buffers)?,
                 None => {
-                    let variant = Variant::new("rel_attention_segments").name("dtype", "f32").int("wg", WG);
+                    let variant = Variant::new("rel_attention_segments").name("dtype", self.dtype).int("wg", WG);
                     let rows = op.batch * op.heads * stream.rows;
                     c.launch_slices(variant, params, &buffers, c.flat(rows, WG as usize)?)?
                 }
@@ -303,9 +318,8 @@ impl<'a> Attention<'a> {
             weights: size(sums.weights)?,
             sums: size(self.layout.bias_sums + first * n)?,
         };
-        let dtype = self.half.unwrap_or("f32");
         let variant =
-            Variant::new("rel_attention_grad_bias").name("dtype", dtype).name("source", sums.source).int("wg", WG);
+            Variant::new("rel_attention_grad_bias").name("dtype", self.dtype).name("source", sums.source).int("wg", WG);
         let blocks = rows.div_ceil(BLOCK);
         let grid = c.fits([size(n.div_ceil(WG as usize))?, size(blocks)?, 1])?;
         let buffers = [self.slice(sums.x), sums.bias.and_then(|id| self.slice(id)), Some(self.work)];
@@ -403,6 +417,9 @@ pub fn backward(op: &RelAttentionGrad, c: &Context) -> Result<Vec<Launch>> {
             let tiles = (f.groups * f.heads, f.positions());
             launches.push(attention.tiled("rel_attention_grad_positions", stream, &params, &buffers, tiles)?);
         }
+    }
+    if c.caps.language == Language::Wgsl {
+        attention.round(op, &mut launches)?;
     }
     if let (Some(terms), Some(grads)) = (&f.relative, &op.relative) {
         let (content, position) = (layout.column_sums, layout.position_sums);

@@ -58,6 +58,18 @@ fn halves() -> Vec<Attention> {
     ]
 }
 
+/// Heads of other sizes in f16, for which not every backend has kernels.
+pub fn f16_heads() -> Vec<Case> {
+    let sizes = [(1, 1, 1, 3, 2), (2, 3, 5, 33, 17), (1, 2, 17, 59, 0), (2, 1, 32, 70, 31), (1, 1, 33, 33, 5)];
+    let case = |(b, h, d, l, m)| {
+        let base = Attention::new(b, h, d, l, m).mask(MaskKind::Ranks).targets(l.div_ceil(4)).rate(0.1);
+        let config = Attention { half: Some(DType::F16), padded: l > 9, ..base };
+        Case::new(format!("rel_attention_grad/{}", config.label()), move |s| config.push_both(s))
+            .rounded(DType::F16, bound)
+    };
+    sizes.map(case).into()
+}
+
 fn configurations() -> Vec<Attention> {
     use MaskKind::{AllPadding, Bits, None, Padding, RandomBits, Ranks};
     let mut all = vec![];

@@ -6,10 +6,12 @@
 
 use super::{Attention, Stream, WG};
 use crate::Result;
+use crate::backend::lower::movement::cast_slice;
 use crate::backend::lower::{Launch, Slice};
 use crate::kernel::Variant;
 use crate::kernel::params::{self, size};
 use crate::op::{RelAttention, RelAttentionGrad};
+use crate::tensor::TensorId;
 
 /// Rows, keys or rows of r that a work group owns.
 const TILE: usize = 32;
@@ -67,7 +69,7 @@ impl Attention<'_> {
 
     /// A template with keys; `streamed` ones know how rows of the stream find their rows of r.
     fn variant(&self, template: &'static str, params: &params::RelAttention, streamed: bool, vec: bool) -> Variant {
-        let mut variant = Variant::new(template).name("dtype", "f32");
+        let mut variant = Variant::new(template).name("dtype", self.dtype);
         if streamed {
             // Rows of the content stream lie in order, so that their rows of r are a band.
             let streams = if params.query == 1 { "rows" } else { "band" };
@@ -88,6 +90,36 @@ impl Attention<'_> {
         self.c.launch_slices(variant, params, buffers, self.c.flat(tiles, 1)?)
     }
 
+    /// Tensors that are sums over slabs and streams: dk, dv, dr.
+    fn summed(grad: &RelAttentionGrad) -> [Option<TensorId>; 3] {
+        [Some(grad.dk), Some(grad.dv), grad.relative.map(|r| r.dr)]
+    }
+
+    /// Where [`Self::summed`] are added up, in f32: in place, or with halves in scratch.
+    fn sums(&self, grad: &RelAttentionGrad) -> Result<[Option<Slice>; 3]> {
+        let mut slices = [None; 3];
+        for ((slice, id), first) in slices.iter_mut().zip(Self::summed(grad)).zip(self.layout.sums) {
+            let Some(id) = id else { continue };
+            *slice = match self.dtype {
+                "f32" => self.slice(id),
+                _ => Some(self.c.scratch(first, self.c.len(id))?),
+            };
+        }
+        Ok(slices)
+    }
+
+    /// Rounds them at the end, once.
+    pub(super) fn round(&self, grad: &RelAttentionGrad, launches: &mut Vec<Launch>) -> Result<()> {
+        if self.dtype == "f32" {
+            return Ok(());
+        }
+        for (id, sums) in Self::summed(grad).into_iter().zip(self.sums(grad)?) {
+            let (Some(id), Some(sums)) = (id, sums) else { continue };
+            launches.push(cast_slice(sums, id, self.c)?);
+        }
+        Ok(())
+    }
+
     /// The backward launches of a stream, slab by slab; `params` are those of the whole stream.
     pub(super) fn backward(
         &self,
@@ -99,8 +131,8 @@ impl Attention<'_> {
         let (op, c, work) = (self.op, self.c, Some(self.work));
         let Some((dout, dq)) = stream.grads else { return Ok(()) };
         let [dout, dq, lse, out] = [dout, dq, stream.lse, stream.out].map(|id| self.slice(id));
-        let [dk, dv] = [grad.dk, grad.dv].map(|id| self.slice(id));
-        let variant = Variant::new("rel_attention_grad_deltas").name("dtype", "f32").int("wg", WG);
+        let [dk, dv, dr] = self.sums(grad)?;
+        let variant = Variant::new("rel_attention_grad_deltas").name("dtype", self.dtype).int("wg", WG);
         let rows = op.batch * op.heads * stream.rows;
         launches.push(c.launch_slices(variant, &params, &[dout, out, work], c.flat(rows, WG as usize)?)?);
 
@@ -132,11 +164,11 @@ impl Attention<'_> {
                 let grid = c.flat(batches * op.heads * slab.rows / TILE, 1)?;
                 launches.push(c.launch_slices(variant, &params, &buffers, grid)?);
 
-                let (Some(terms), Some(relative)) = (&op.relative, &grad.relative) else { continue };
+                let (Some(terms), Some(_)) = (&op.relative, dr) else { continue };
                 let accumulate = u32::from(params.accumulate == 1 || first_batch > 0);
                 let params = params::RelAttention { accumulate, ..params };
                 let buffers = [stream.q, terms.r_bias].map(|id| self.slice(id));
-                let buffers = [buffers[0], buffers[1], work, self.slice(relative.dr)];
+                let buffers = [buffers[0], buffers[1], work, dr];
                 let variant = self.variant("rel_attention_grad_positions", &params, false, vec);
                 let grid = c.flat(op.groups * op.heads * op.positions().div_ceil(TILE), 1)?;
                 launches.push(c.launch_slices(variant, &params, &buffers, grid)?);

@@ -10,8 +10,8 @@
 
 use super::{Attention, Stream};
 use crate::backend::lower::{Context, FILL, Launch, Slice};
+use crate::kernel::Variant;
 use crate::kernel::params::{self, size};
-use crate::kernel::{Language, Variant};
 use crate::op::{HALF_HEAD_DIM, RelAttention, RelAttentionGrad};
 use crate::{Error, Result};
 
@@ -24,17 +24,12 @@ const EIGHTS: usize = WG as usize / 8;
 /// Hopper, whose warp-group instructions are its own.
 const HOPPER: (u32, u32) = (9, 0);
 
-/// Requires that there are kernels for `op` in half precision; the template value of its element type.
+/// Requires that there are kernels for `op` in half precision.
 ///
 /// # Errors
 /// Names op, layer, and what is missing.
-pub fn check(op: &RelAttention, c: &Context) -> Result<&'static str> {
-    let (place, language, dtype) = (&c.place, c.caps.language, c.desc(op.k).dtype);
-    if language == Language::Wgsl {
-        return Err(Error::device(format!(
-            "{place}: relative attention has {language} kernels in f32 only, not in {dtype}; build the program in f32"
-        )));
-    }
+pub fn check(op: &RelAttention, c: &Context) -> Result<()> {
+    let (place, dtype) = (&c.place, c.desc(op.k).dtype);
     if op.head_dim != HALF_HEAD_DIM {
         return Err(Error::device(format!(
             "{place}: relative attention in {dtype} has kernels for heads of {HALF_HEAD_DIM} elements, not of {}; build the program \
@@ -42,7 +37,7 @@ pub fn check(op: &RelAttention, c: &Context) -> Result<&'static str> {
             op.head_dim
         )));
     }
-    c.half(op.k)
+    Ok(())
 }
 
 /// Batch rows whose ds is in scratch at once, where `fill` blocks keep the card busy.
