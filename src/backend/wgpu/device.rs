@@ -7,6 +7,7 @@ use wgpu::{Backends, DeviceType, Features, Limits};
 
 use super::pipeline::Pipelines;
 use crate::backend::lower::{Caps, FILL};
+use crate::kernel::{Value, Variant};
 use crate::{Error, Result};
 
 /// What an adapter is and can do.
@@ -28,6 +29,8 @@ pub struct AdapterInfo {
 struct Adapter {
     info: AdapterInfo,
     handle: wgpu::Adapter,
+    /// Why it has no cooperative matrices although they are asked for.
+    refusal: Option<String>,
 }
 
 /// Adapters, hardware first: number `n` is device `wgpu:n`.
@@ -52,7 +55,17 @@ fn all() -> &'static [Adapter] {
         let describe = |(info, handle): (wgpu::AdapterInfo, wgpu::Adapter)| {
             let mut caps =
                 Caps::of(&handle.features(), &handle.limits(), info.subgroup_min_size, info.subgroup_max_size);
-            caps.cooperative = cooperative(&handle, &caps);
+            let asked = std::env::var_os("XLNET_COOPERATIVE").is_some_and(|value| value == "on");
+            let there = handle.features().contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+            let sizes = if asked && there { handle.cooperative_matrix_properties() } else { vec![] };
+            let refusal = match cooperative(&caps, there, &sizes) {
+                _ if !asked => None,
+                Ok(chosen) => {
+                    caps.cooperative = chosen;
+                    None
+                }
+                Err(why) => Some(why),
+            };
             if std::env::var_os("XLNET_SUBGROUPS").is_some_and(|value| value == "off") {
                 caps.subgroups = None;
             }
@@ -63,30 +76,42 @@ fn all() -> &'static [Adapter] {
                 is_software: info.device_type == DeviceType::Cpu,
                 caps,
             };
-            Adapter { info, handle }
+            Adapter { info, handle, refusal }
         };
         found.into_iter().map(describe).collect()
     })
 }
 
-/// Cooperative matrices that kernels may use, for f32 and f16: those of the sizes that WGSL has, in subgroups of 32, where
-/// `XLNET_COOPERATIVE=on` asks for them. Nobody has run these kernels yet.
-fn cooperative(adapter: &wgpu::Adapter, caps: &Caps) -> [Option<u32>; 2] {
-    let asked = std::env::var_os("XLNET_COOPERATIVE").is_some_and(|value| value == "on");
-    let there = adapter.features().contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
-    if !(asked && there && caps.subgroups == Some((32, 32))) {
-        return [None; 2];
+/// Cooperative matrices for kernels of f32 and of f16 on an adapter with `caps`: those of the sizes that WGSL has, in
+/// subgroups of 32. They are used where `XLNET_COOPERATIVE=on` asks for them, since nobody has run these kernels yet.
+///
+/// # Errors
+/// What the adapter lacks.
+fn cooperative(
+    caps: &Caps,
+    there: bool,
+    sizes: &[wgpu::CooperativeMatrixProperties],
+) -> Result<[Option<u32>; 2], String> {
+    if !there {
+        return Err("this adapter lacks EXPERIMENTAL_COOPERATIVE_MATRIX".into());
     }
-    let all = adapter.cooperative_matrix_properties();
+    match caps.subgroups {
+        Some((32, 32)) => {}
+        Some((least, most)) => return Err(format!("its subgroups have {least} to {most} invocations, not 32")),
+        None => return Err("this adapter lacks SUBGROUP".into()),
+    }
     let size = |ab_type| {
         let fits = |p: &&wgpu::CooperativeMatrixProperties| {
             let square = p.m_size == p.n_size && p.n_size == p.k_size && [8, 16].contains(&p.m_size);
             square && p.ab_type == ab_type && p.cr_type == wgpu::CooperativeScalarType::F32
         };
-        all.iter().filter(fits).map(|p| p.m_size).max()
+        sizes.iter().filter(fits).map(|p| p.m_size).max()
     };
     let f16 = size(wgpu::CooperativeScalarType::F16).filter(|_| caps.f16);
-    [size(wgpu::CooperativeScalarType::F32), f16]
+    match [size(wgpu::CooperativeScalarType::F32), f16] {
+        [None, None] => Err("it has none of 8 x 8 or 16 x 16 elements of f32 or f16 with sums in f32".into()),
+        found => Ok(found),
+    }
 }
 
 /// Every adapter of this machine; number `n` is device `wgpu:n`. Hardware comes before software.
@@ -154,7 +179,13 @@ impl Gpu {
     /// # Errors
     /// When there is no such adapter, or it cannot be opened.
     pub(super) fn request(number: usize) -> Result<Gpu> {
-        let Adapter { info, handle } = adapter(number)?;
+        let Adapter { info, handle, refusal } = adapter(number)?;
+        if let Some(why) = refusal {
+            return Err(Error::device(format!(
+                "device wgpu:{number} ({}): XLNET_COOPERATIVE=on asks for cooperative matrices, but {why}; unset it",
+                info.name
+            )));
+        }
         let mut wanted =
             Features::SHADER_F16 | Features::SUBGROUP | Features::TIMESTAMP_QUERY | Features::PIPELINE_CACHE;
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
@@ -215,13 +246,7 @@ impl Gpu {
             }
         });
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            note(
-                &uncaptured,
-                match error {
-                    wgpu::Error::OutOfMemory { .. } => "the device is out of memory; use a smaller batch".to_owned(),
-                    other => other.to_string(),
-                },
-            );
+            note(&uncaptured, told(&error));
         }));
         let pipelines = Pipelines::new(&device, Some(&info));
         Gpu { info, device, queue, pipelines, failure }
@@ -254,10 +279,7 @@ impl Gpu {
         let errors = [validation, internal, memory].map(|scope| pollster::block_on(scope.pop()));
         match errors.into_iter().flatten().next() {
             None => Ok(result),
-            Some(wgpu::Error::OutOfMemory { .. }) => {
-                Err(Error::device(format!("{}: {}: out of memory; use a smaller batch", self.name(), what())))
-            }
-            Some(error) => Err(Error::device(format!("{}: {}: {error}", self.name(), what()))),
+            Some(error) => Err(Error::device(format!("{}: {}: {}", self.name(), what(), told(&error)))),
         }
     }
 
@@ -277,7 +299,32 @@ fn lost(message: &str) -> String {
     format!("the device was lost ({message}); run again, with a smaller batch if it happens twice")
 }
 
+/// What users are told of an error of wgpu.
+fn told(error: &wgpu::Error) -> String {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => "the device is out of memory; use a smaller batch".into(),
+        other => other.to_string(),
+    }
+}
+
 impl Caps {
+    /// What a rendered kernel needs and the adapter lacks.
+    pub fn lacks(&self, variant: &Variant, text: &str) -> Option<&'static str> {
+        let matrix = match variant.get("size") {
+            Some(Value::Int(size)) if variant.template == "matmul_cooperative" => Some(size),
+            _ => None,
+        };
+        let f16 = variant.get("dtype") == Some(Value::Name("f16"));
+        if text.contains("enable f16;") && !self.f16 {
+            Some("SHADER_F16")
+        } else if matrix.is_some() && self.cooperative[usize::from(f16)] != matrix {
+            Some("cooperative matrices, which XLNET_COOPERATIVE=on asks for")
+        } else if variant.get("subgroups") == Some(Value::Flag(true)) && self.subgroups.is_none() {
+            Some("SUBGROUP")
+        } else {
+            None
+        }
+    }
     fn of(features: &Features, limits: &Limits, subgroup_min: u32, subgroup_max: u32) -> Caps {
         Caps {
             language: crate::kernel::Language::Wgsl,
@@ -294,5 +341,66 @@ impl Caps {
             groups: [limits.max_compute_workgroups_per_dimension; 3],
             fill: FILL,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wgpu::{CooperativeMatrixProperties, CooperativeScalarType};
+
+    use super::*;
+
+    const F16: CooperativeScalarType = CooperativeScalarType::F16;
+    const F32: CooperativeScalarType = CooperativeScalarType::F32;
+
+    fn matrix(
+        side: u32,
+        k: u32,
+        ab_type: CooperativeScalarType,
+        cr_type: CooperativeScalarType,
+    ) -> CooperativeMatrixProperties {
+        CooperativeMatrixProperties {
+            m_size: side,
+            n_size: side,
+            k_size: k,
+            ab_type,
+            cr_type,
+            saturating_accumulation: false,
+        }
+    }
+
+    #[test]
+    fn cooperative_matrices_are_chosen_by_what_the_adapter_has() {
+        let caps = Caps { subgroups: Some((32, 32)), ..Caps::default() };
+        let sizes =
+            [matrix(16, 16, F16, F32), matrix(8, 8, F16, F32), matrix(16, 8, F16, F32), matrix(16, 16, F16, F16)];
+        assert_eq!(cooperative(&caps, true, &sizes), Ok([None, Some(16)]));
+        assert_eq!(cooperative(&caps, true, &[matrix(8, 8, F32, F32), sizes[1]]), Ok([Some(8), Some(8)]));
+        let refused = |caps: &Caps, there, sizes: &[_]| cooperative(caps, there, sizes).unwrap_err();
+        assert!(refused(&caps, false, &sizes).contains("EXPERIMENTAL_COOPERATIVE_MATRIX"));
+        assert!(refused(&caps, true, &sizes[2..]).contains("none of 8 x 8 or 16 x 16"));
+        let without = Caps { f16: false, ..caps.clone() };
+        assert!(refused(&without, true, &sizes).contains("none of"));
+        let wide = Caps { subgroups: Some((8, 64)), ..caps.clone() };
+        assert!(refused(&wide, true, &sizes).contains("8 to 64"));
+        assert!(refused(&Caps { subgroups: None, ..caps }, true, &sizes).contains("SUBGROUP"));
+    }
+
+    #[test]
+    fn what_a_kernel_lacks_is_named() {
+        let caps = Caps { f16: false, cooperative: [Some(8), None], ..Caps::default() };
+        let cast = Variant::new("cast_half").name("dtype", "f16");
+        assert_eq!(caps.lacks(&cast, "enable f16;"), Some("SHADER_F16"));
+        assert_eq!(Caps::default().lacks(&cast, "enable f16;"), None);
+        let matrix = |dtype, size| Variant::new("matmul_cooperative").name("dtype", dtype).int("size", size);
+        assert_eq!(caps.lacks(&matrix("f32", 8), ""), None);
+        assert!(caps.lacks(&matrix("f32", 16), "").is_some() && Caps::default().lacks(&matrix("f16", 8), "").is_some());
+        assert_eq!(caps.lacks(&Variant::new("sum").flag("subgroups", true), ""), Some("SUBGROUP"));
+    }
+
+    #[test]
+    fn no_memory_is_told_with_what_to_do() {
+        let error = wgpu::Error::OutOfMemory { source: "VK_ERROR_OUT_OF_DEVICE_MEMORY".into() };
+        assert_eq!(told(&error), "the device is out of memory; use a smaller batch");
     }
 }

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use super::{Gpu, WgpuExecutor};
+use crate::backend::lower::{Caps, Context, Slice, lower, workspace_bytes};
 use crate::backend::{Device, Executor};
+use crate::kernel::Language;
 use crate::op::*;
 use crate::program::{Builder, Program};
 use crate::tensor::{DType, Role, TensorId};
@@ -129,6 +131,12 @@ fn what_an_adapter_lacks_is_named() {
     b.scoped("head", |b| b.push(Fill { out, value: 1.0 })).unwrap();
     let text = Device::Wgpu(0).open(Arc::new(b.finish().unwrap())).err().expect("refused").to_string();
     assert!(text.starts_with("fill in head: WGSL has no bf16"), "{text}");
+    // A tensor that no buffer of the adapter holds, were it in memory or not.
+    let mut b = Builder::new(DType::F32);
+    let out = b.output("logits", [1 << 20, 1 << 20]);
+    b.push(Fill { out, value: 1.0 }).unwrap();
+    let text = Device::Wgpu(0).open(Arc::new(b.finish().unwrap())).err().expect("refused").to_string();
+    assert!(text.contains("logits has") && text.contains("use a smaller batch or vocabulary"), "{text}");
     // An index tensor that an op writes cannot be checked on the host.
     let mut b = Builder::new(DType::F32);
     let (table, ids) = (b.param("table", [5, 4]), b.input_i32("ids", [3]));
@@ -237,4 +245,40 @@ fn plans_need_no_device() {
     let (program, ..) = chain();
     let plan = Device::Wgpu(7).plan(&program).unwrap();
     assert!(plan.total_bytes() > 0);
+}
+
+/// Lowers the last op for an adapter with `caps`.
+fn refusal(b: Builder, caps: &Caps) -> String {
+    let program = b.finish().unwrap();
+    let slice = |id: TensorId| {
+        let (bytes, element) = (program.tensor(id).bytes(), program.tensor(id).dtype.size());
+        Slice { buffer: id.index(), offset: 0, bytes, element }
+    };
+    let index = program.steps.len() - 1;
+    let op = &program.steps[index].op;
+    let bytes = workspace_bytes(Language::Wgsl, op, &program);
+    let workspace = Some(Slice { buffer: 99, offset: 0, bytes, element: 4 });
+    let place = program.place(index);
+    let context = Context { tensors: &program.tensors, slice: &slice, workspace, caps, place };
+    lower(op, &context).map(drop).expect_err("refused").to_string()
+}
+
+#[test]
+fn lesser_adapters_refuse_in_a_sentence() {
+    let cast = |dtype| {
+        let mut b = Builder::new(DType::F32);
+        let (src, out) = (b.input("x", [1000]), b.tensor("x.half", [1000], dtype, Role::Output));
+        b.scoped("head", |b| b.push(Cast { src, out })).unwrap();
+        b
+    };
+    let text = refusal(cast(DType::F16), &Caps { f16: false, ..Caps::default() });
+    assert!(text.starts_with("cast in head: this adapter lacks SHADER_F16") && text.contains("in f32"), "{text}");
+    let text = refusal(cast(DType::Bf16), &Caps::default());
+    assert!(text.starts_with("cast in head: WGSL has no bf16; build"), "{text}");
+    let text = refusal(cast(DType::F16), &Caps { binding_bytes: 1024, ..Caps::default() });
+    assert!(text.contains("max_storage_buffer_binding_size") && text.contains("use a smaller batch"), "{text}");
+    let text = refusal(cast(DType::F16), &Caps { storage_buffers: 1, ..Caps::default() });
+    assert!(text.contains("max_storage_buffers_per_shader_stage"), "{text}");
+    let text = refusal(cast(DType::F16), &Caps { groups: [1, 0, 1], ..Caps::default() });
+    assert!(text.contains("too many for one launch"), "{text}");
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::cli::args::{KernelsCheckArgs, KernelsDumpArgs};
 use crate::cli::output::print;
-use crate::kernel::{Header, Language, Variant, render};
+use crate::kernel::{Header, Language, Value, Variant, render};
 use crate::op::Op;
 
 /// Prints every template with what it computes and its keys.
@@ -97,20 +97,25 @@ fn compile_ptx(_: &KernelsCheckArgs, _: &[(Language, Variant)]) -> anyhow::Resul
 
 #[cfg(feature = "wgpu")]
 fn compile(args: &KernelsCheckArgs, all: &[(Language, Variant)]) -> anyhow::Result<()> {
+    use std::collections::BTreeMap;
+
     use crate::backend::Device;
     use crate::backend::wgpu::Gpu;
     let Device::Wgpu(number) = args.device else { return Ok(()) };
     let gpu = Gpu::open(number)?;
-    let mut compiled = 0;
-    for (_, variant) in all.iter().filter(|(language, _)| *language == Language::Wgsl) {
-        let half = variant.keys.iter().any(|(_, value)| value.to_string() == "f16");
-        if half && !gpu.info.caps.f16 {
+    let (mut compiled, mut lacking) = (0, BTreeMap::<_, usize>::new());
+    for (language, variant) in all.iter().filter(|(language, _)| *language == Language::Wgsl) {
+        if let Some(what) = gpu.info.caps.lacks(variant, &render(*language, variant)?.text) {
+            *lacking.entry(what).or_default() += 1;
             continue;
         }
         gpu.compile_variant(variant)?;
         compiled += 1;
     }
     print(&format!("{compiled} variants compile on {}", gpu.name()));
+    for (what, count) in lacking {
+        print(&format!("{count} variants are for adapters with {what}"));
+    }
     Ok(())
 }
 #[cfg(not(feature = "wgpu"))]
@@ -119,14 +124,30 @@ fn compile(args: &KernelsCheckArgs, _: &[(Language, Variant)]) -> anyhow::Result
     Ok(())
 }
 
-/// Prints which ops have kernels in which language.
+/// Element types that kernels of `op` take, by their headers.
+fn types(language: Language, op: &str) -> anyhow::Result<String> {
+    // Tensor cores have kernels of their own; a sum of squares is a launch of `sum` in WGSL.
+    let owner = |template: &str| {
+        let plain = template.replace("_wgmma", "").replace("_mma", "");
+        let begins = |op: &&&str| plain.strip_prefix(**op).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+        let op = Op::NAMES.iter().filter(begins).max_by_key(|op| op.len()).copied();
+        if template == "sum" && language == Language::Wgsl { Some("square_norm") } else { op }
+    };
+    let mut found = vec![];
+    for template in language.templates().into_iter().filter(|template| owner(template) == Some(op)) {
+        found.extend(Header::of(language, template)?.keys.into_iter().flat_map(|key| key.values));
+    }
+    let types = ["f32", "f16", "bf16"].into_iter().filter(|name| found.contains(&Value::Name(name)));
+    let types = types.collect::<Vec<_>>().join(" ");
+    Ok(if types.is_empty() { "-".into() } else { types })
+}
+
+/// Prints which ops have kernels in which language, and for which types of elements.
 pub fn support() -> anyhow::Result<()> {
-    print(&format!("{:<24}{:>6}{:>6}{:>6}", "op", "cpu", "wgsl", "ptx"));
+    print(&format!("{:<24}{:<6}{:<12}{}", "op", "cpu", "wgsl", "ptx"));
     for op in Op::NAMES {
-        let there = |language: Language| if language.templates().contains(op) { "yes" } else { "-" };
-        // A sum of squares is a launch of `sum`; `cast` is a word that WGSL reserves.
-        let wgsl = if ["square_norm", "cast"].contains(op) { "yes" } else { there(Language::Wgsl) };
-        print(&format!("{op:<24}{:>6}{wgsl:>6}{:>6}", "yes", there(Language::Ptx)));
+        let [wgsl, ptx] = [types(Language::Wgsl, op)?, types(Language::Ptx, op)?];
+        print(&format!("{op:<24}{:<6}{wgsl:<12}{ptx}", "yes"));
     }
     Ok(())
 }
