@@ -7,13 +7,20 @@ mod program;
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use program::*;
 use xlnet::backend::Device;
 use xlnet::backend::lower::{Caps, Context, Slice, fuse};
+use xlnet::backend::wgpu::Gpu;
 use xlnet::config::XlnetConfig;
+use xlnet::model::{MaskKind, QueryKind, TransformerOptions};
 use xlnet::op::Op;
+use xlnet::program::Program;
 use xlnet::tensor::DType;
+use xlnet::train::init::{InitOptions, initialize};
+use xlnet::train::schedule::Schedule;
+use xlnet::train::session::Session;
 use xlnet::train::step::{Objective, OptimizerOptions, StepOptions, StepProgram};
 
 /// False where there is no adapter; in CI, that is a failure.
@@ -110,4 +117,98 @@ fn a_step_updates_all_parameters_in_four_launches() {
         (fused.iter().map(|f| f.ops.len()).sum::<usize>(), fused.iter().map(|f| f.launches.len()).sum::<usize>());
     println!("{ops} norms and updates in {launches} launches");
     assert!(updates > 80 && ops == updates && launches == 4, "{ops} of {updates} in {launches}");
+}
+
+/// A program whose products are in bf16, with f16 in its place: the same tensors, ops and bytes.
+fn in_f16(program: &Program) -> Program {
+    let mut program = program.clone();
+    program.tensors.iter_mut().filter(|t| t.dtype == DType::Bf16).for_each(|t| t.dtype = DType::F16);
+    program
+}
+
+/// Training steps with products and attention in f16: near the losses of f32, and not the same; the processor agrees.
+#[test]
+fn products_in_f16_learn_like_f32() {
+    if !there() {
+        return;
+    }
+    if !Gpu::find(0).expect("an adapter").caps.f16 {
+        return println!("not tested: no SHADER_F16");
+    }
+    let (rows, length, targets) = (8, 17, 5);
+    // Heads of 64 elements, so that attention is in half precision too.
+    let small =
+        XlnetConfig { n_layer: 2, d_model: 36, n_head: 2, d_head: 64, d_inner: 60, n_token: 50, ..XlnetConfig::base() };
+    let run = |half: bool, device: Device| -> Vec<(f64, f64)> {
+        let transformer = TransformerOptions {
+            batch: rows / 2,
+            length,
+            memory: 8,
+            mem_len: 8,
+            mask: MaskKind::Ranks,
+            query: QueryKind::Targets(targets),
+            dropout: 0.1,
+            dropatt: 0.1,
+            bf16: half,
+            ..Default::default()
+        };
+        let schedule = Schedule { learning_rate: 5e-3, ..Schedule::default() };
+        let optimizer = Some(OptimizerOptions { schedule, ..Default::default() });
+        let objective = Objective::LanguageModel;
+        let options = StepOptions { transformer, objective, accumulate: 2, float: DType::F32, optimizer };
+        let mut session = Session::new(&small, options, Device::Cpu, 1).expect("a session");
+        session.move_to(|program| device.open(Arc::new(in_f16(&program)))).expect("a session");
+        let halves = |name: &str| {
+            let program = session.program().program.steps.iter().filter(|step| step.op.name() == name);
+            program
+                .filter(|step| step.op.reads().iter().any(|id| session.program().program.tensor(*id).dtype.is_half()))
+                .count()
+        };
+        let used = [
+            "matmul",
+            "activation",
+            "activation_grad",
+            "layer_norm",
+            "column_sum",
+            "copy_blocks",
+            "rel_attention",
+            "rel_attention_grad",
+        ]
+        .map(halves);
+        assert!(used.iter().all(|count| (*count > 0) == half), "{used:?}");
+        let (program, exec) = session.parts();
+        initialize(exec, program, &InitOptions::default()).expect("weights");
+        session.reset_memory().expect("memories");
+        let ids: Vec<i32> = (0..rows * length).map(|i| (i * i + i / 7) as i32 % 50).collect();
+        let ranks: Vec<i32> = (0..rows * length).map(|i| (i % length * 7 % length) as i32).collect();
+        let positions: Vec<i32> = (0..rows * targets).map(|i| (i % targets * 3) as i32).collect();
+        let wanted: Vec<i32> = (0..rows * targets).map(|i| ids[i / targets * length + i % targets * 3]).collect();
+        let inputs = [
+            ("input_ids", &ids),
+            ("query_rank", &ranks),
+            ("key_rank", &ranks),
+            ("target_positions", &positions),
+            ("targets", &wanted),
+        ];
+        inputs.iter().for_each(|(name, values)| session.input_i32(name, values).expect("an input"));
+        let weights = vec![1.0 / (rows * targets) as f32; rows * targets];
+        session.input_f32("target_weights", &weights).expect("an input");
+        let steps = (0..10).map(|_| session.train().map(|step| (step.loss, step.gradient_norm)));
+        steps.collect::<xlnet::Result<_>>().expect("ten steps")
+    };
+    let (f32s, halves, cpu) = (run(false, Device::Cpu), run(true, Device::Wgpu(0)), run(true, Device::Cpu));
+    assert!(f32s[9].0 < f32s[0].0 - 0.2, "it learns: {f32s:?}");
+    let far = |a: &[(f64, f64)], b: &[(f64, f64)]| {
+        let apart = a.iter().zip(b).map(|(a, b)| ((b.0 / a.0 - 1.0).abs(), (b.1 / a.1 - 1.0).abs()));
+        apart.fold((0.0, 0.0), |(loss, norm): (f64, f64), (l, n)| (loss.max(l), norm.max(n)))
+    };
+    let (from_f32, from_cpu) = (far(&f32s, &halves), far(&cpu, &halves));
+    println!(
+        "ten steps in f16 on wgpu: losses and norms are those of f32 to {:.1e} and {:.1e}, of f16 on the cpu to {:.1e} and {:.1e}",
+        from_f32.0, from_f32.1, from_cpu.0, from_cpu.1
+    );
+    // An eighth of the bounds of bf16 on CUDA, whose precision is an eighth.
+    assert!(from_f32.0 < 1.25e-4 && from_f32.1 < 2.5e-3, "{f32s:?} and {halves:?}");
+    assert!(from_cpu.0 < 1.25e-4 && from_cpu.1 < 2.5e-3, "{cpu:?} and {halves:?}");
+    assert!(f32s != halves, "f16 is f32");
 }
