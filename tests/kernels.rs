@@ -5,9 +5,11 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use wgpu::naga;
 use xlnet::kernel::{Header, Language, Rendered, Variant, params, render};
+use xlnet::op::Op;
 
 /// Parses and validates; errors quote the line of the rendered text.
 fn module(rendered: &Rendered) -> naga::Module {
@@ -110,5 +112,26 @@ fn every_params_struct_has_a_template() {
     for (name, fields) in params::ALL {
         assert!(templates.contains(name), "no template is called {name}");
         assert!(4 * fields.len() <= 256, "the params of {name} do not fit");
+    }
+}
+
+/// The table that users see: every op in f32 in both languages, and in half precision what programs of it run.
+#[test]
+fn every_op_has_types_in_both_languages() {
+    let out =
+        Command::new(env!("CARGO_BIN_EXE_xlnet")).args(["kernels", "support"]).output().expect("the program starts");
+    let table = String::from_utf8(out.stdout).expect("text");
+    let words = |op: &str| {
+        let row = table.lines().find(|row| row.split_whitespace().next() == Some(op));
+        row.unwrap_or_else(|| panic!("no {op} in {table}")).split_whitespace().skip(2).collect::<Vec<_>>().join(" ")
+    };
+    for op in Op::NAMES.iter().filter(|op| **op != "cast") {
+        assert_eq!(words(op).matches("f32").count(), 2, "{op} in {table}");
+    }
+    assert_eq!(words("cast"), "f16 f16 bf16");
+    let halves =
+        ["matmul", "column_sum", "layer_norm", "layer_norm_grad", "activation", "activation_grad", "copy_blocks"];
+    for op in halves.into_iter().chain(["rel_attention", "rel_attention_grad"]) {
+        assert_eq!(words(op), "f32 f16 f32 f16 bf16", "{op} in {table}");
     }
 }

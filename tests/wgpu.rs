@@ -212,3 +212,20 @@ fn products_in_f16_learn_like_f32() {
     assert!(from_cpu.0 < 1.25e-4 && from_cpu.1 < 2.5e-3, "{cpu:?} and {halves:?}");
     assert!(f32s != halves, "f16 is f32");
 }
+
+/// Where cooperative matrices are asked for and the adapter has none, no device opens, and users are told why.
+#[test]
+fn cooperative_matrices_are_refused_in_a_sentence() {
+    if !there() {
+        return;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xlnet"));
+    command.env("XLNET_COOPERATIVE", "on").args(["kernels", "check", "--device", "wgpu", "matmul_cooperative"]);
+    let out = command.output().expect("the program starts");
+    let (told, wrong) = (text(&out.stdout), text(&out.stderr));
+    // An adapter that has them, for f32 or f16 or both, compiles those of its size.
+    let compiles = told.contains("48 variants compile") || told.contains("24 variants compile");
+    let refused =
+        wrong.contains("XLNET_COOPERATIVE=on asks for cooperative matrices, but") && wrong.contains("; unset it");
+    assert!(out.status.success() == compiles && compiles != refused, "{told}{wrong}");
+}

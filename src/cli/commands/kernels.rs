@@ -126,18 +126,21 @@ fn compile(args: &KernelsCheckArgs, _: &[(Language, Variant)]) -> anyhow::Result
 
 /// Element types that kernels of `op` take, by their headers.
 fn types(language: Language, op: &str) -> anyhow::Result<String> {
-    // Tensor cores have kernels of their own; a sum of squares is a launch of `sum` in WGSL.
+    // Tensor cores have kernels of their own; a sum of squares is a launch of `sum`.
     let owner = |template: &str| {
         let plain = template.replace("_wgmma", "").replace("_mma", "");
         let begins = |op: &&&str| plain.strip_prefix(**op).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
         let op = Op::NAMES.iter().filter(begins).max_by_key(|op| op.len()).copied();
-        if template == "sum" && language == Language::Wgsl { Some("square_norm") } else { op }
+        if template == "sum" { Some("square_norm") } else { op }
     };
     let mut found = vec![];
     for template in language.templates().into_iter().filter(|template| owner(template) == Some(op)) {
         found.extend(Header::of(language, template)?.keys.into_iter().flat_map(|key| key.values));
     }
-    let types = ["f32", "f16", "bf16"].into_iter().filter(|name| found.contains(&Value::Name(name)));
+    // Copies of 16 bits serve both.
+    let bits = found.contains(&Value::Name("b16"));
+    let types = ["f32", "f16", "bf16"];
+    let types = types.into_iter().filter(|name| found.contains(&Value::Name(name)) || bits && *name != "f32");
     let types = types.collect::<Vec<_>>().join(" ");
     Ok(if types.is_empty() { "-".into() } else { types })
 }
