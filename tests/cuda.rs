@@ -392,7 +392,7 @@ mod program {
             (&[("INTERPRETED_CUDA_DRIVER", "11020")], &["driver is too old", "CUDA 11.2", "11.4", "--device cpu"]),
             (&[("INTERPRETED_CUDA_CAPABILITY", "6.1")], &["compute capability 6.1", "7.0 or newer"]),
             (&[("INTERPRETED_CUDA_MEMORY", "268500000")], &["a batch of 4 sequences needs", "free on cuda:0", "fit"]),
-            (&[("INTERPRETED_CUDA_CAPABILITY", "7.0")], &["compute capability 8.0", "7.0", "use_bfloat16"]),
+            (&[("INTERPRETED_CUDA_CAPABILITY", "7.0")], &["compute capability 8.0", "7.0", "build the program in f16"]),
         ];
         for (env, parts) in wrong {
             let flag = if parts[0].ends_with("8.0") { "--use_bfloat16" } else { "" };

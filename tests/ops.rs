@@ -70,6 +70,27 @@ fn hopper() -> Result<()> {
     Ok(())
 }
 
+/// V100 and Turing: every case but those in bf16, which are refused in a sentence that says what to do.
+#[test]
+fn before_ampere() -> Result<()> {
+    let mut cases = cases::all();
+    if let Ok(part) = std::env::var("XLNET_CASES") {
+        cases.retain(|case| case.name.contains(&part));
+    }
+    // Copies do not care what they copy.
+    let brain = |name: &str| name.contains("bf16") && !name.starts_with("copy_blocks");
+    let brain = cases.iter().filter(|case| brain(&case.name)).count();
+    for line in Support::run(&Backend::BEFORE_AMPERE.map(|backend| (backend, DType::F32)), &cases) {
+        println!("{line}");
+        assert!(line.failed.is_empty(), "{line}");
+        assert_eq!((line.ok, line.unsupported.len()), (cases.len() - brain, brain), "{line}");
+        for (case, why) in &line.unsupported {
+            assert!(case.contains("bf16") && why.contains("8.0") && why.contains("build the program in f16"), "{why}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn every_op_has_cases_and_names_are_unique() -> Result<()> {
     let (mut names, mut ops) = (HashSet::new(), HashSet::new());

@@ -53,6 +53,10 @@ pub struct Caps {
     pub fill: usize,
 }
 
+/// Compute capability from which on NVIDIA's cards have bf16, copies to shared memory that do not wait, and matrix
+/// instructions of 16 x 8 x 16: A100.
+pub const AMPERE: (u32, u32) = (8, 0);
+
 /// Work groups that keep every device busy; scratch is planned for launches of this size.
 pub const FILL: usize = 2048;
 
@@ -246,11 +250,11 @@ impl Context<'_> {
             _ if self.caps.language == Language::Wgsl => {
                 Err(Error::device(format!("{place}: WGSL has no {dtype}; build the program without use_bfloat16")))
             }
-            _ if major < 8 => Err(Error::device(format!(
-                "{place}: products of {dtype} need compute capability 8.0 (A100, RTX 30) or newer, this card has \
-                 {major}.{minor}; build the program without use_bfloat16"
-            ))),
             DType::F16 => Ok("f16"),
+            _ if self.caps.capability < AMPERE => Err(Error::device(format!(
+                "{place}: {dtype} needs compute capability 8.0 (A100, RTX 30) or newer, this card has {major}.{minor}; \
+                 build the program in f16, which every card has, or in f32"
+            ))),
             _ => Ok("bf16"),
         }
     }

@@ -100,6 +100,7 @@ const KERNELS: &[(&str, &str)] = files! { "kernels":
     "layer_norm_grad_columns.ptx"
     "matmul.ptx"
     "matmul_half.ptx"
+    "matmul_volta.ptx"
     "mix_rows.ptx"
     "mix_rows_grad.ptx"
     "position_encoding.ptx"

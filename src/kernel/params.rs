@@ -220,8 +220,8 @@ params! {
         /// Summed dimension.
         k: u32,
     }
-    /// Of `matmul_half`.
-    "matmul_half" MatmulHalf {
+    /// Of products in half precision on matrix units.
+    "matmul_half" "matmul_volta" MatmulHalf {
         /// Rows of the result.
         m: u32,
         /// Columns of the result.

@@ -1,4 +1,4 @@
-//! Does the checker bite? Three right kernels, each changed in one place in many ways: every change must be found, by a
+//! Does the checker bite? Four right kernels, each changed in one place in many ways: every change must be found, by a
 //! finding or by a wrong result.
 
 mod common;
@@ -6,7 +6,7 @@ mod common;
 use std::time::Instant;
 
 use common::{bytes_of_f32, f32s, noise, run};
-use half::bf16;
+use half::{bf16, f16};
 use ptx_interpreter::ptxas;
 
 struct Subject {
@@ -56,6 +56,19 @@ fn matmul_bf16() -> Subject {
         threads: 64,
         want: matmul(&values(&a), &values(&b), 32, 64, 16),
         buffers: vec![bytes(&a), bytes(&b), vec![0; 4 * 32 * 16]],
+    }
+}
+fn matmul_volta() -> Subject {
+    let round = |x: Vec<f32>| x.into_iter().map(f16::from_f32).collect::<Vec<_>>();
+    let (a, b) = (round(noise(6, 16 * 8)), round(noise(7, 8 * 16)));
+    let values = |x: &[f16]| x.iter().map(|x| x.to_f64()).collect::<Vec<_>>();
+    let bytes = |x: &[f16]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
+    Subject {
+        text: include_str!("kernels/matmul_volta.ptx"),
+        grid: 1,
+        threads: 32,
+        want: matmul(&values(&a), &values(&b), 16, 8, 16),
+        buffers: vec![bytes(&a), bytes(&b), vec![0; 4 * 16 * 16]],
     }
 }
 
@@ -162,11 +175,36 @@ fn tensor_cores_with_asynchronous_copies() {
 }
 
 #[test]
+fn tensor_cores_of_volta() {
+    matmul_volta().survive(&[
+        ("k4.row.row", "k4.col.row"), // layouts
+        ("k4.row.row", "k4.row.col"),
+        ("{%x0, %x1}, {%y0", "{%x1, %x0}, {%y0"), // fragments swapped
+        ("{%x2, %x3}, {%y2", "{%x0, %x1}, {%y2"),
+        ("{%y2, %y3}, {%c0", "{%y3, %y2}, {%c0"),
+        ("%c6, %c7}, {%x0", "%c7, %c6}, {%x0"),
+        ("{%c0, %c1, %c2, %c3, %c4, %c5, %c6, %c7}, {%x2", "{%c4, %c5, %c6, %c7, %c0, %c1, %c2, %c3}, {%x2"),
+        ("%lane, 7;", "%lane, 3;"), // products 1 and 3 with the rows of 0 and 2
+        ("%lane, 5;", "%lane, 7;"), // as if two lanes shared a row of c
+        ("%lane, 2;", "%lane, 1;"),
+        ("%upper, 8, %row", "%upper, 4, %row"),
+        ("%right, 4, %column", "%right, 8, %column"),
+        ("%row, 32, %b", "%row, 30, %b"),
+        ("[%b+128]", "[%b+64]"),
+        ("[%out+128]", "[%out+64]"),
+        ("[%out+32]", "[%out+16]"),
+        ("mov.f32 %c5, 0f00000000;", ""), // a register not cleared
+        ("mma.sync", "setp.lt.u32 %p, %lane, 16; @%p mma.sync"),
+    ]);
+}
+
+#[test]
 fn the_kernels_are_ptx_and_free_of_conflicts() {
     for (subject, targets, most) in [
         (matmul_f32(), &["sm_70", "sm_80", "sm_90", "sm_120"][..], 0.2),
         (row_sum(), &["sm_70", "sm_80", "sm_90", "sm_120"][..], 0.0),
         // Reads are free of conflicts; copies of two halves of a row fall on banks of the third row after it.
+        (matmul_volta(), &["sm_70", "sm_75"][..], 0.0),
         (matmul_bf16(), &["sm_80", "sm_90", "sm_120"][..], 0.3),
     ] {
         for target in targets {

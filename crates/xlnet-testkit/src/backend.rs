@@ -10,6 +10,8 @@ use xlnet::program::Program;
 
 use crate::interpreter::Interpreter;
 
+const V100: (u32, u32) = (7, 0);
+const TURING: (u32, u32) = (7, 5);
 const A100: (u32, u32) = (8, 0);
 const HOPPER: (u32, u32) = (9, 0);
 
@@ -50,6 +52,9 @@ impl Backend {
     /// The same as a card for which some kernels are others.
     pub const HOPPERS: [Backend; 2] =
         [Backend::Interpreter(Schedule::Ascending, HOPPER), Backend::Interpreter(Schedule::Descending, HOPPER)];
+    /// The same as cards that are older: without bf16, copies that do not wait and the matrix instructions of A100.
+    pub const BEFORE_AMPERE: [Backend; 2] =
+        [Backend::Interpreter(Schedule::Ascending, V100), Backend::Interpreter(Schedule::Descending, TURING)];
 
     /// Opens it and gives it `program`.
     ///

@@ -1,7 +1,7 @@
 //! Matrix products and column sums.
 
 use super::movement::{Columns, column_sums};
-use super::{Context, Launch};
+use super::{AMPERE, Context, Launch};
 use crate::Result;
 use crate::kernel::params::{self, size};
 use crate::kernel::{Language, Variant};
@@ -99,7 +99,8 @@ fn half(op: &MatMul, c: &Context) -> Result<Vec<Launch>> {
     let vec =
         contiguous.iter().all(|x| x.is_multiple_of(8)) && [n, c.first(out.id)].iter().all(|x| x.is_multiple_of(2));
     let into = if parts > 1 { "set" } else { into(op, c) };
-    let variant = Variant::new("matmul_half")
+    let template = if c.caps.capability < AMPERE { "matmul_volta" } else { "matmul_half" };
+    let variant = Variant::new(template)
         .name("dtype", c.half(a)?)
         .flag("trans_a", trans_a)
         .flag("trans_b", trans_b)

@@ -162,10 +162,7 @@ impl<'a> Attention<'a> {
         let (language, place) = (c.caps.language, &c.place);
         let dtype = c.element(op.k)?;
         let halves = c.desc(op.k).dtype.is_half();
-        let half = (halves && language == Language::Ptx).then_some(dtype);
-        if half.is_some() {
-            tensor_cores::check(op, c)?;
-        }
+        let half = (halves && language == Language::Ptx && tensor_cores::serve(op, c)?).then_some(dtype);
         let layout = Layout::new(language, op, backward, halves);
         if op.head_dim > 256 {
             return Err(Error::device(format!(
@@ -253,7 +250,7 @@ impl<'a> Attention<'a> {
         (outer, length): (usize, usize),
     ) -> Result<Launch> {
         let relative = self.relative(stream);
-        let variant = Variant::new(template).name("dtype", "f32").name("relative", relative).int("wg", WG);
+        let variant = Variant::new(template).name("dtype", self.dtype).name("relative", relative).int("wg", WG);
         let tiles = outer * length.div_ceil(TILE) * self.op.head_dim.div_ceil(64);
         self.c.launch_slices(variant, params, buffers, self.c.flat(tiles, 1)?)
     }

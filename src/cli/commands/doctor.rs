@@ -155,7 +155,7 @@ fn print_cards() {
     use crate::backend::cuda::{cards, products};
     for (number, card) in cards().into_iter().flatten().enumerate() {
         let (device, (major, minor)) = (Device::Cuda(number).to_string(), card.capability);
-        let types = if major >= 8 { "products in f32 and bf16" } else { "products in f32" };
+        let types = if major >= 8 { "products in f32, bf16 and f16" } else { "products in f32 and f16" };
         let ready =
             Device::Cuda(number).resolve().map_or_else(|error| format!("not usable: {error}"), |_| types.to_owned());
         print(&format!("  {device:<8} {}, compute capability {major}.{minor}, {}", card.name, bytes(card.bytes)));

@@ -23,13 +23,13 @@ pub fn cases() -> Vec<Case> {
         let cancels = "score gradients of a row sum to 0, so those of biases are sums that cancel";
         cases.push(both.wider(if single { 32.0 } else { 8.0 }, cancels));
     }
-    for config in halves() {
-        for dtype in [DType::Bf16, DType::F16] {
-            let config = Attention { half: Some(dtype), ..config };
-            let both = Case::new(format!("rel_attention_grad/{}", config.label()), move |s| config.push_both(s))
-                .rounded(dtype, bound);
-            cases.push(both.wider(32.0, "the same sums in f64 as those of the other cases"));
-        }
+    let tensor_cores = halves().into_iter().flat_map(|config| [DType::Bf16, DType::F16].map(|dtype| (config, dtype)));
+    let others = other_heads().into_iter().map(|config| (config, DType::F16));
+    for (config, dtype) in tensor_cores.chain(others) {
+        let config = Attention { half: Some(dtype), ..config };
+        let both = Case::new(format!("rel_attention_grad/{}", config.label()), move |s| config.push_both(s))
+            .rounded(dtype, bound);
+        cases.push(both.wider(32.0, "the same sums in f64 as those of the other cases"));
     }
     cases
 }
@@ -68,6 +68,16 @@ pub fn f16_heads() -> Vec<Case> {
             .rounded(DType::F16, bound)
     };
     sizes.map(case).into()
+}
+
+/// Heads that tensor cores have no kernels for.
+fn other_heads() -> Vec<Attention> {
+    let base = Attention::new(2, 2, 17, 33, 5);
+    vec![
+        Attention { groups: 2, padded: true, ..base.mask(MaskKind::Ranks).targets(7).rate(0.1) },
+        Attention { relative: false, ..base.mask(MaskKind::Padding) },
+        Attention { write: Write::Add, ..Attention::new(1, 1, 128, 37, 31) },
+    ]
 }
 
 fn configurations() -> Vec<Attention> {

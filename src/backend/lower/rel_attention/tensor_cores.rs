@@ -9,7 +9,7 @@
 //! are many: in the forward kernel and in that of the keys, of the content stream.
 
 use super::{Attention, Stream};
-use crate::backend::lower::{Context, FILL, Launch, Slice};
+use crate::backend::lower::{AMPERE, Context, FILL, Launch, Slice};
 use crate::kernel::Variant;
 use crate::kernel::params::{self, size};
 use crate::op::{HALF_HEAD_DIM, RelAttention, RelAttentionGrad};
@@ -24,20 +24,24 @@ const EIGHTS: usize = WG as usize / 8;
 /// Hopper, whose warp-group instructions are its own.
 const HOPPER: (u32, u32) = (9, 0);
 
-/// Requires that there are kernels for `op` in half precision.
+/// Whether the kernels here serve `op`, which is in half precision; those for all cards and heads take f16 too, in f32.
 ///
 /// # Errors
-/// Names op, layer, and what is missing.
-pub fn check(op: &RelAttention, c: &Context) -> Result<()> {
+/// When neither do: names op, layer, and what is missing.
+pub fn serve(op: &RelAttention, c: &Context) -> Result<bool> {
     let (place, dtype) = (&c.place, c.desc(op.k).dtype);
-    if op.head_dim != HALF_HEAD_DIM {
+    let serves = op.head_dim == HALF_HEAD_DIM;
+    if c.half(op.k)? == "f16" {
+        return Ok(serves && c.caps.capability >= AMPERE);
+    }
+    if !serves {
         return Err(Error::device(format!(
-            "{place}: relative attention in {dtype} has kernels for heads of {HALF_HEAD_DIM} elements, not of {}; build the program \
-             in f32",
+            "{place}: relative attention in {dtype} has kernels for heads of {HALF_HEAD_DIM} elements, not of {}; build the \
+             program in f16 or in f32",
             op.head_dim
         )));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Batch rows whose ds is in scratch at once, where `fill` blocks keep the card busy.
