@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use super::{Executor, OpTime};
+use super::{Alive, DeviceSums, Executor, OpTime};
 use crate::program::{Plan, Program};
 use crate::tensor::{DType, TensorId};
 use crate::{Error, Result};
@@ -101,6 +101,12 @@ impl Executor for CheckFinite {
     }
     fn sync(&mut self) -> Result<()> {
         self.inner.sync()
+    }
+    fn device_sums(&mut self) -> Option<&mut dyn DeviceSums> {
+        self.inner.device_sums()
+    }
+    fn sum_on_device(&mut self, ids: &[TensorId], alive: Alive) -> Result<()> {
+        self.inner.sum_on_device(ids, alive)
     }
     fn open_beside(&mut self, program: Arc<Program>) -> Result<Box<dyn Executor>> {
         Ok(Box::new(CheckFinite::new(self.inner.open_beside(program)?)))

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytemuck::Pod;
 use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
 
 use crate::op::Op;
 use crate::program::{Plan, Program};
@@ -210,6 +211,43 @@ pub struct OpTime {
     pub runs: u64,
 }
 
+/// Asked again and again while a device waits for others: an error once one of their processes has ended.
+pub type Alive<'a> = &'a mut dyn FnMut() -> Result<()>;
+
+/// What a device is to the others of its group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Partner {
+    /// Who makes the sums, with its version.
+    pub library: String,
+    /// What tells the device from every other one.
+    pub card: Vec<u8>,
+}
+
+/// Sums over processes that devices make among themselves, past the memory of their machines. Every process calls the same
+/// methods in the same order.
+pub trait DeviceSums {
+    /// Who would make them here.
+    ///
+    /// # Errors
+    /// Why nobody does.
+    fn partner(&self) -> Result<Partner>;
+    /// The name of a new group, for all of its processes.
+    ///
+    /// # Errors
+    /// When the library fails.
+    fn new_group(&self) -> Result<Vec<u8>>;
+    /// Joins a group as one of `ranks`.
+    ///
+    /// # Errors
+    /// When the library fails, or another process has ended.
+    fn join(&mut self, group: &[u8], rank: usize, ranks: usize, alive: Alive) -> Result<()>;
+    /// Replaces numbers in f32, by address and count, by their sums over the group.
+    ///
+    /// # Errors
+    /// When the library fails, or another process has ended; then the group is left.
+    fn sum(&mut self, parts: &[(u64, usize)], alive: Alive) -> Result<()>;
+}
+
 /// Runs one program on one device. Six methods do the work; the rest are views of what it was given.
 pub trait Executor: Send {
     /// The program.
@@ -244,6 +282,17 @@ pub trait Executor: Send {
     /// # Errors
     /// When the programs have different parameters or write them (see [`check_parameters`]), or those of [`Device::open`].
     fn open_beside(&mut self, program: Arc<Program>) -> Result<Box<dyn Executor>>;
+    /// How this device adds up tensors with those of other processes; `None` where they go through the machine's memory.
+    fn device_sums(&mut self) -> Option<&mut dyn DeviceSums> {
+        None
+    }
+    /// Replaces tensors by their sums over the group that was joined by [`Self::device_sums`].
+    ///
+    /// # Errors
+    /// Those of [`DeviceSums::sum`], and when a tensor is not in f32 or the device makes no sums.
+    fn sum_on_device(&mut self, _ids: &[TensorId], _alive: Alive) -> Result<()> {
+        Err(Error::plan("a device without sums over ranks was asked for one"))
+    }
     /// Starts measuring each op's time, or stops; either way returns what was measured.
     fn profile(&mut self, on: bool) -> Vec<OpTime>;
 }

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | this one | the trait [`Collective`], and everything that is built on its one way to talk |
+//! | [`device`] | whether gradients are added up by NCCL, on the cards, or through host memory |
 //! | [`launch`] | what `mpirun`, or RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, say about this process |
 //! | [`tcp`] | the ranks of those four variables: plain sockets, part of every build |
 //! | `mpi` | the ranks of `mpirun`: any MPI by the crate `mpi`; feature `mpi` |
@@ -12,8 +13,10 @@
 //!
 //! An engine moves bytes between all pairs of ranks, no more. What is done with them is written once, in one order: the
 //! sum of an element is always added up in the order of ranks, in f64, by one rank, who sends it to all others. So a
-//! number of ranks has one result, and all ranks have the same bits.
+//! number of ranks has one result, and all ranks have the same bits. Cards that add up by NCCL do so in f32 in the order of a
+//! ring: one result too, and the same bits everywhere.
 
+pub mod device;
 pub mod launch;
 #[cfg(feature = "mpi")]
 pub mod mpi;
@@ -40,15 +43,22 @@ pub trait Collective {
     fn exchange(&mut self, outgoing: &[&[u8]], incoming: &mut [&mut [u8]]) -> Result<()>;
     /// Tells the others, as far as they can be reached, that this rank ends because of `error`. Nothing may follow.
     fn fail(&mut self, error: &Error);
+    /// Looks, without waiting, whether a rank has ended or failed: for who waits for the others by another way. Under MPI
+    /// the launcher sees to it.
+    ///
+    /// # Errors
+    /// When one has; the sentence names it.
+    fn check(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Leaves the group in order; all ranks do.
     ///
     /// # Errors
     /// When a rank has failed.
     fn finish(&mut self) -> Result<()>;
 
-    /// Replaces the tensors `ids` by their sums over all ranks, in one bucket through this process's memory.
-    ///
-    /// An engine that reaches device memory itself does it there instead; NCCL will, with the CUDA backend.
+    /// Replaces the tensors `ids` by their sums over all ranks, in one bucket through this process's memory. See
+    /// [`device::Sums`] for the other way.
     ///
     /// # Errors
     /// Those of [`Collective::exchange`] and of the device.

@@ -305,6 +305,20 @@ fn hear<T: DeserializeOwned>(stream: &TcpStream, deadline: Instant) -> std::io::
 }
 
 impl Link {
+    /// What this rank's sentence or its end is, if the next that comes from it is one of them.
+    fn trouble(&self) -> Option<Trouble> {
+        let mut next = [0];
+        let peeked = self.stream.set_nonblocking(true).and_then(|()| {
+            let peeked = self.stream.peek(&mut next);
+            self.stream.set_nonblocking(false)?;
+            peeked
+        });
+        match peeked {
+            Ok(1) if next[0] == DATA => None, // it is ahead
+            Err(e) if e.kind() == ErrorKind::WouldBlock => None,
+            _ => self.read_data(&mut []).err(),
+        }
+    }
     /// Fills `content` with the next data of this rank; otherwise why there are none.
     fn read_data(&self, content: &mut [u8]) -> std::result::Result<(), Trouble> {
         let gone = |e: std::io::Error| {
@@ -388,6 +402,20 @@ impl Collective for Tcp {
                 Err(Error::ranks(cause))
             }
         }
+    }
+
+    fn check(&mut self) -> Result<()> {
+        let (mut told, mut silent) = (None, None);
+        for trouble in self.links.iter().flatten().filter_map(Link::trouble) {
+            match trouble {
+                Trouble::Told(what) => told = told.or(Some(what)),
+                Trouble::Silent(what) => silent = silent.or(Some(what)),
+            }
+        }
+        if self.cause.is_none() {
+            self.cause = told.or(silent);
+        }
+        self.cause.as_ref().map_or(Ok(()), |cause| Err(Error::ranks(cause.clone())))
     }
 
     fn fail(&mut self, error: &Error) {

@@ -11,6 +11,7 @@ use super::init::InitMethod;
 use super::schedule::DecayMethod;
 use super::step::LayerDecay;
 use crate::config::FeedForwardActivation;
+use crate::distributed::device::Reduce;
 use crate::model::heads::SummaryType;
 use crate::model::{PositionDropout, Recompute};
 use crate::{Error, Result};
@@ -67,7 +68,7 @@ kinds! {
     Bool: bool;
     Integer: usize, u64, u32, i64;
     Number: f64;
-    Text: String, PathBuf, DecayMethod, FeedForwardActivation, InitMethod, PositionDropout, Recompute, SummaryType,
+    Text: String, PathBuf, DecayMethod, FeedForwardActivation, InitMethod, PositionDropout, Recompute, Reduce, SummaryType,
         LayerDecay;
     List: Paths, Words;
 }

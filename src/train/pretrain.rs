@@ -39,7 +39,7 @@ pub enum Event<'a> {
         /// The checkpoint it goes on from.
         checkpoint: Option<&'a Path>,
         /// Processes that share each batch, and what carries their bytes.
-        ranks: (usize, &'static str),
+        ranks: (usize, &'a str),
     },
     /// One update was done.
     Step {
@@ -172,6 +172,7 @@ impl Pretraining {
         if config.check_finite {
             session = session.check_finite();
         }
+        ranks.join_devices(session.exec(), config.reduce)?;
         session.set_rows(ranks.rows())?;
         session.reset_memory()?;
         let memory = match &found {

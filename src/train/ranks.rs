@@ -16,6 +16,7 @@ use super::state::TrainState;
 use super::step::StepProgram;
 use crate::backend::Executor;
 use crate::data::batch::Batch;
+use crate::distributed::device::{Reduce, Sums};
 use crate::distributed::{self, Collective};
 use crate::tensor::TensorId;
 use crate::{Error, Result};
@@ -27,6 +28,8 @@ pub type Rows = (TensorId, Vec<u8>);
 pub struct Ranks {
     group: Box<dyn Collective>,
     shares: Vec<Vec<usize>>, // rows of each rank
+    sums: Sums,
+    engine: String,
 }
 
 /// What a run goes on from, as rank 0 found it.
@@ -48,7 +51,8 @@ impl Ranks {
         if planned != there {
             return Err(Error::ranks(format!("the run is planned for {planned} ranks, but there are {there}")));
         }
-        Ok(Ranks { group, shares })
+        let engine = group.engine().to_owned();
+        Ok(Ranks { group, shares, sums: Sums::in_host_memory(), engine })
     }
     /// Number of this rank.
     pub fn rank(&self) -> usize {
@@ -58,9 +62,20 @@ impl Ranks {
     pub fn ranks(&self) -> usize {
         self.shares.len()
     }
-    /// What carries their bytes.
-    pub fn engine(&self) -> &'static str {
-        self.group.engine()
+    /// What carries their bytes, and who adds up gradients.
+    pub fn engine(&self) -> &str {
+        &self.engine
+    }
+    /// Lets devices add up gradients among themselves where they can.
+    ///
+    /// # Errors
+    /// Those of [`Sums::join`].
+    pub fn join_devices(&mut self, exec: &mut dyn Executor, reduce: Reduce) -> Result<()> {
+        self.sums = Sums::join(&mut *self.group, exec, reduce)?;
+        if let Some(how) = self.sums.how() {
+            self.engine = format!("{}, gradients {how}", self.group.engine());
+        }
+        Ok(())
     }
     /// True for the one rank that writes logs and checkpoints.
     pub fn is_first(&self) -> bool {
@@ -210,7 +225,7 @@ impl Ranks {
             return Ok(StepResult { step, loss, gradient_norm: nan, learning_rate: nan });
         }
         let gradients = session.gradients();
-        self.group.sum_tensors(session.exec(), &gradients)?;
+        self.sums.sum(&mut *self.group, session.exec(), &gradients)?;
         let (gradient_norm, learning_rate) = session.update()?;
         Ok(StepResult { step: session.step(), loss: loss[0], gradient_norm, learning_rate })
     }

@@ -9,6 +9,7 @@ use super::keys::{DeadKey, Keyed, Kind, Paths, config_keys, dead};
 use super::schedule::{DecayMethod, Schedule};
 use super::step::OptimizerOptions;
 use crate::config::{FeedForwardActivation, XlnetConfig};
+use crate::distributed::device::Reduce;
 use crate::model::{PositionDropout, Recompute};
 use crate::{Error, Result};
 
@@ -112,6 +113,9 @@ config_keys! {
 
     /// `auto`, `cpu`, `cpu:reference`, `wgpu[:n]` or `cuda[:n]`.
     device: String = "auto".into(),
+    /// How gradients of several processes are added up: host (in the memory of their machines), nccl (on NVIDIA's cards, by
+    /// its library), or auto (nccl where every process has it and a card of its own).
+    reduce: Reduce = Reduce::Auto,
     /// Rounds the operands of matrix products to bfloat16, with sums in 32 bits, for the matrix units of A100, RTX 30 and
     /// newer cards; weights, statistics and everything else stay in 32 bits. The processor computes the same, slower.
     use_bfloat16: bool = false,

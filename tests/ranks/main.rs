@@ -1,6 +1,8 @@
 //! Several processes that train one model: by TCP, and with the feature `mpi` under `mpirun`.
 #![cfg(unix)]
 
+#[cfg(not(feature = "mpi"))]
+mod nccl;
 #[path = "../common/program.rs"]
 mod program;
 mod runs;

@@ -66,7 +66,8 @@ pub fn start_on_full_disk(dir: &Path, ranks: usize, bytes: u64, line: &str) -> R
     start_as(dir, ranks, |_| line.to_owned(), limited)
 }
 
-fn start_as(dir: &Path, ranks: usize, line: impl Fn(usize) -> String, program: impl Fn(usize) -> Command) -> Run {
+/// Starts rank `r` as `program(r)` with the words of `line(r)`.
+pub fn start_as(dir: &Path, ranks: usize, line: impl Fn(usize) -> String, program: impl Fn(usize) -> Command) -> Run {
     let spawn = |command: &mut Command, line: &str| {
         command.current_dir(dir).env_remove("XLNET_LOG").env("RAYON_NUM_THREADS", "1");
         command.args(line.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -6,15 +6,17 @@
 //! launch that the interpreter finds wrong is told on standard error and, like on a card, to whoever waits next.
 //! `INTERPRETED_CUDA_CAPABILITY=7.0` and `INTERPRETED_CUDA_DRIVER=11020` make it another card or driver,
 //! `INTERPRETED_CUDA_MEMORY=1000000` a smaller one.
-//! [`cublaslt`] is NVIDIA's library of matrix products in the same way.
+//! Each process has a card of its own, unless `INTERPRETED_CUDA_CARD=7` gives two the same one. [`cublaslt`] is NVIDIA's
+//! library of matrix products in the same way, [`nccl`] that of sums over processes.
 #![allow(non_snake_case)] // the driver's names
 
 pub mod cublaslt;
+pub mod nccl;
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::{LazyLock, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ptx_interpreter::{Argument, Buffer, Machine, Module};
 
@@ -24,7 +26,11 @@ const INVALID_VALUE: Code = 1;
 const OUT_OF_MEMORY: Code = 2;
 const INVALID_PTX: Code = 218;
 const NOT_FOUND: Code = 500;
+const NOT_READY: Code = 600;
 const ILLEGAL_ADDRESS: Code = 700;
+
+/// Time between two looks at what other processes do.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A kernel on its arguments.
 #[derive(Clone)]
@@ -41,6 +47,7 @@ struct Launch {
 enum Work {
     Kernel(Launch),
     Product(cublaslt::Product),
+    Sum(nccl::Sum),
     Fill {
         address: u64,
         byte: u8,
@@ -167,11 +174,20 @@ impl Card {
             self.finish(stream);
         }
     }
-    /// Does what a stream was given.
-    fn finish(&mut self, stream: usize) {
+    /// Does what a stream was given, up to a sum that others are still to take part in; says whether that was all.
+    fn finish(&mut self, stream: usize) -> bool {
         while let Some(work) = self.streams[stream].waiting.pop_front() {
-            self.run(work);
+            if let Work::Sum(sum) = &work
+                && !self.advance(sum)
+            {
+                self.streams[stream].waiting.push_front(work);
+                return false;
+            }
+            if !matches!(work, Work::Sum(_)) {
+                self.run(work);
+            }
         }
+        true
     }
     /// Does what comes before an event.
     fn wait(&mut self, event: usize, time: u64) {
@@ -185,6 +201,12 @@ impl Card {
         match work {
             Work::Kernel(launch) => self.launch(&launch),
             Work::Product(product) => _ = self.product(&product),
+            // That of another stream, which this one waits for.
+            Work::Sum(sum) => {
+                while !self.advance(&sum) {
+                    std::thread::sleep(PAUSE);
+                }
+            }
             Work::Fill { address, byte, bytes } => _ = self.write(address, &vec![byte; bytes]),
             Work::Upload { to, from, bytes } => {
                 let from = std::ptr::with_exposed_provenance(from);
@@ -249,6 +271,10 @@ driver! {
         let text = c"PTX interpreter".to_bytes_with_nul();
         unsafe { std::ptr::copy_nonoverlapping(text.as_ptr().cast(), name, text.len().min(len as usize)) };
         SUCCESS
+    }
+    cuDeviceGetUuid(uuid: *mut [u8; 16], device: c_int) {
+        let card = number("INTERPRETED_CUDA_CARD", f64::from(std::process::id()));
+        unsafe { put(uuid, (card as u128).to_le_bytes()) }
     }
     cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: c_int) {
         let capability = number("INTERPRETED_CUDA_CAPABILITY", 8.0);
@@ -321,9 +347,18 @@ driver! {
         SUCCESS
     }
     cuStreamSynchronize(stream: *mut c_void) {
+        loop {
+            let mut card = card();
+            if card.finish(index(stream)) {
+                return card.state();
+            }
+            drop(card);
+            std::thread::sleep(PAUSE);
+        }
+    }
+    cuStreamQuery(stream: *mut c_void) {
         let mut card = card();
-        card.finish(index(stream));
-        card.state()
+        if card.finish(index(stream)) { card.state() } else { NOT_READY }
     }
     cuStreamWaitEvent(stream: *mut c_void, event: *mut c_void, flags: c_uint) {
         let (mut card, event) = (card(), index(event));

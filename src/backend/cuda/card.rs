@@ -9,8 +9,10 @@ use cudarc::driver::{DriverError, sys};
 
 use super::context::{Context, Function};
 use super::cublaslt::Products;
+use super::nccl::Nccl;
 use super::staging::Staging;
 use super::{Call, Driver, KernelLaunch, KernelText, Product};
+use crate::backend::DeviceSums;
 use crate::{Error, Result};
 
 /// What one program holds of a card: a stream on which everything happens in order, memory, recordings.
@@ -25,6 +27,8 @@ pub struct Card {
     /// Where there is a library for them.
     products: Option<Products>,
     recordings: Vec<sys::CUgraphExec>,
+    /// Given back before the stream that it works on.
+    nccl: Option<Nccl>,
 }
 
 /// Memory of a card, given back when no program needs it any more.
@@ -62,8 +66,9 @@ impl Card {
         let stamps = [stamp().map_err(failed)?, stamp().map_err(failed)?];
         let staging = Some(Staging::new(&context)?);
         let products = Products::open(&context)?;
+        let nccl = Some(Nccl::new(&context, stream));
         let (allocations, functions, recordings) = (vec![], vec![], vec![]);
-        Ok(Card { context, stream, stamps, staging, allocations, functions, products, recordings })
+        Ok(Card { context, stream, stamps, staging, allocations, functions, products, recordings, nccl })
     }
     fn failed(&self, doing: &str, error: DriverError) -> Error {
         self.context.failed(doing, error)
@@ -200,6 +205,9 @@ impl Driver for Card {
         };
         Ok(Duration::from_secs_f64(1e-3 * f64::from(milliseconds)))
     }
+    fn sums(&mut self) -> Option<&mut dyn DeviceSums> {
+        self.nccl.as_mut().map(|nccl| nccl as &mut dyn DeviceSums)
+    }
     fn sync(&mut self) -> Result<()> {
         self.context.enter()?;
         // SAFETY: the stream is this card's own.
@@ -219,6 +227,7 @@ impl Drop for Card {
         if self.context.enter().is_err() {
             return;
         }
+        drop(self.nccl.take()); // ends what waits for other processes
         // Errors are of no use here: the process may be ending, or a kernel has failed before.
         // SAFETY: everything was made by this card and is given back once; nothing uses it afterwards.
         unsafe {

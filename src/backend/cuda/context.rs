@@ -27,6 +27,8 @@ const RESERVE: usize = 256 << 20;
 pub struct CardInfo {
     /// Name that the driver gives.
     pub name: String,
+    /// What tells it from every other card.
+    pub uuid: [u8; 16],
     /// Compute capability.
     pub capability: (u32, u32),
     /// Memory.
@@ -77,6 +79,7 @@ fn info(number: c_int) -> Result<CardInfo, DriverError> {
     use sys::CUdevice_attribute as Attribute;
     let device = result::device::get(number)?;
     let name = result::device::get_name(device)?;
+    let uuid = result::device::get_uuid(device)?.bytes.map(|byte| byte as u8);
     // SAFETY: `device` was given by the driver just now.
     let attribute = |which| unsafe { result::device::get_attribute(device, which) };
     let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
@@ -90,6 +93,7 @@ fn info(number: c_int) -> Result<CardInfo, DriverError> {
     let bytes = unsafe { result::device::total_mem(device)? };
     Ok(CardInfo {
         name,
+        uuid,
         capability: (major as u32, minor as u32),
         bytes,
         multiprocessors: multiprocessors as u32,

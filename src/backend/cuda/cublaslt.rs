@@ -68,6 +68,7 @@ macro_rules! functions {
         }
     };
 }
+pub(super) use functions;
 
 functions! {
     version = b"cublasLtGetVersion": unsafe extern "C" fn() -> usize;

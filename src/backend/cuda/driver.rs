@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::KernelText;
 use crate::Result;
+use crate::backend::DeviceSums;
 use crate::backend::lower::FILL;
 use crate::tensor::DType;
 
@@ -124,6 +125,10 @@ pub trait Driver: Send + 'static {
         calls.iter().try_for_each(|call| self.launch(call))?;
         self.sync()?;
         Ok(started.elapsed())
+    }
+    /// Sums over processes, where the machine makes them itself.
+    fn sums(&mut self) -> Option<&mut dyn DeviceSums> {
+        None
     }
     /// Waits until everything is done.
     ///

@@ -9,11 +9,11 @@ use super::fuse::{Fuse, Fused};
 use super::{Call, Driver, KernelLaunch, KernelText, Product, caps};
 use crate::backend::indices::Indices;
 use crate::backend::lower::{Caps, Context, Slice, lower, workspace_bytes};
-use crate::backend::{Executor, OpTime, Parameters, check_parameters};
+use crate::backend::{Alive, DeviceSums, Executor, OpTime, Parameters, check_parameters};
 use crate::kernel::{Language, Variant};
 use crate::op::{MatMul, Op, Write};
-use crate::program::{Plan, Program};
-use crate::tensor::{Role, TensorId};
+use crate::program::{ALIGNMENT, Plan, Program};
+use crate::tensor::{DType, Role, TensorDesc, TensorId};
 use crate::{Error, ErrorKind, Result};
 
 /// Runs one program on one machine.
@@ -339,6 +339,21 @@ impl<D: Driver> CudaExecutor<D> {
     }
 }
 
+/// Tensors that follow each other as one, with the few numbers between them that align the second: no other tensor lies there.
+fn joined(mut parts: Vec<(u64, usize)>) -> Vec<(u64, usize)> {
+    parts.sort_unstable();
+    let mut all: Vec<(u64, usize)> = vec![];
+    for (address, count) in parts {
+        match all.last_mut() {
+            Some((first, length)) if address - (*first + 4 * *length as u64) < ALIGNMENT as u64 => {
+                *length = (address - *first) as usize / size_of::<f32>() + count;
+            }
+            _ => all.push((address, count)),
+        }
+    }
+    all
+}
+
 /// The same error with the op it happened in.
 fn placed(error: Error, place: &str) -> Error {
     match error.kind() {
@@ -392,6 +407,23 @@ impl<D: Driver> Executor for CudaExecutor<D> {
     }
     fn sync(&mut self) -> Result<()> {
         self.driver.sync()
+    }
+    fn device_sums(&mut self) -> Option<&mut dyn DeviceSums> {
+        self.driver.sums()
+    }
+    fn sum_on_device(&mut self, ids: &[TensorId], alive: Alive) -> Result<()> {
+        let mut parts = vec![];
+        for &id in ids {
+            let bytes = self.program.tensors.get(id.index()).map_or(0, TensorDesc::bytes);
+            let address = self.address(id, bytes)?;
+            let TensorDesc { name, dtype, .. } = self.program.tensor(id);
+            if *dtype != DType::F32 {
+                return Err(Error::dtype("a sum over ranks", name.clone(), DType::F32, *dtype));
+            }
+            parts.push((address, bytes / size_of::<f32>()));
+        }
+        let none = || Error::plan("a machine without sums over ranks was asked for one");
+        self.driver.sums().ok_or_else(none)?.sum(&joined(parts), alive)
     }
     fn open_beside(&mut self, program: Arc<Program>) -> Result<Box<dyn Executor>> {
         let plan = plan(&program);

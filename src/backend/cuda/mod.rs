@@ -5,6 +5,7 @@
 //! | `context` | the cards of this machine; context and compiled modules of each (feature `cuda`, by way of cudarc) |
 //! | `card` | a card as the executor's machine: memory, launches, recordings; `staging` for its uploads |
 //! | `cublaslt` | matrix products by NVIDIA's library, where it is found |
+//! | `nccl` | sums over processes by NVIDIA's library, where it is found |
 //! | `driver` | what the executor needs of a machine: memory, modules, launches |
 //! | `module` | rendered text to a loaded kernel: block size and entry, read from the text itself |
 //! | `executor` | gives every tensor an address, prepares every launch once, then only launches |
@@ -24,6 +25,8 @@ mod executor;
 mod fuse;
 mod module;
 #[cfg(feature = "cuda")]
+mod nccl;
+#[cfg(feature = "cuda")]
 mod staging;
 
 #[cfg(feature = "cuda")]
@@ -35,6 +38,8 @@ pub use cublaslt::products;
 pub use driver::{Call, Driver, KernelLaunch, Product};
 pub use executor::{CudaExecutor, plan};
 pub use module::KernelText;
+#[cfg(feature = "cuda")]
+pub use nccl::sums;
 
 use super::lower::Caps;
 use crate::kernel::Language;

@@ -152,7 +152,7 @@ fn print_adapters() {
 /// NVIDIA cards that CUDA's driver knows.
 #[cfg(feature = "cuda")]
 fn print_cards() {
-    use crate::backend::cuda::{cards, products};
+    use crate::backend::cuda::{cards, products, sums};
     for (number, card) in cards().into_iter().flatten().enumerate() {
         let (device, (major, minor)) = (Device::Cuda(number).to_string(), card.capability);
         let types = if major >= 8 { "products in f32, bf16 and f16" } else { "products in f32 and f16" };
@@ -162,8 +162,9 @@ fn print_cards() {
         print(&format!("           {} multiprocessors; {ready}", card.multiprocessors));
         print(&format!("           products by {}", products().unwrap_or_else(|error| error.to_string())));
     }
-    if let Err(error) = Device::Cuda(0).resolve() {
-        print(&format!("  cuda:0   missing: {error}"));
+    match Device::Cuda(0).resolve() {
+        Ok(_) => print(&format!("           sums over ranks by {}", sums().unwrap_or_else(|error| error.to_string()))),
+        Err(error) => print(&format!("  cuda:0   missing: {error}")),
     }
 }
 #[cfg(not(feature = "cuda"))]
