@@ -248,7 +248,7 @@ impl Context<'_> {
         match dtype {
             DType::F16 if self.caps.language == Language::Wgsl => self.dtype(id),
             _ if self.caps.language == Language::Wgsl => {
-                Err(Error::device(format!("{place}: WGSL has no {dtype}; build the program without use_bfloat16")))
+                Err(Error::device(format!("{place}: WGSL has no {dtype}; run in f32, without use_bfloat16")))
             }
             DType::F16 => Ok("f16"),
             _ if self.caps.capability < AMPERE => Err(Error::device(format!(

@@ -163,7 +163,10 @@ fn print_cards() {
         print(&format!("           products by {}", products().unwrap_or_else(|error| error.to_string())));
     }
     match Device::Cuda(0).resolve() {
-        Ok(_) => print(&format!("           sums over ranks by {}", sums().unwrap_or_else(|error| error.to_string()))),
+        Ok(_) => print(&match sums() {
+            Ok(library) => format!("           sums over ranks by {library}"),
+            Err(error) => format!("           sums over ranks in host memory: {error}"),
+        }),
         Err(error) => print(&format!("  cuda:0   missing: {error}")),
     }
 }
