@@ -274,7 +274,7 @@ fn lesser_adapters_refuse_in_a_sentence() {
     let text = refusal(cast(DType::F16), &Caps { f16: false, ..Caps::default() });
     assert!(text.starts_with("cast in head: this adapter lacks SHADER_F16") && text.contains("in f32"), "{text}");
     let text = refusal(cast(DType::Bf16), &Caps::default());
-    assert!(text.starts_with("cast in head: WGSL has no bf16; build"), "{text}");
+    assert!(text.starts_with("cast in head: WGSL has no bf16; run in f32"), "{text}");
     let text = refusal(cast(DType::F16), &Caps { binding_bytes: 1024, ..Caps::default() });
     assert!(text.contains("max_storage_buffer_binding_size") && text.contains("use a smaller batch"), "{text}");
     let text = refusal(cast(DType::F16), &Caps { storage_buffers: 1, ..Caps::default() });
