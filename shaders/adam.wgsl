@@ -1,11 +1,11 @@
-//# computes   g = grad * grad_scale * clip / max(|g|, clip); m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
-//#            param -= lr * lr_scale * (m / (sqrt(v) + eps) + weight_decay * param)
+//# computes   g = grad * rescale * grad_scale * clip / max(rescale |grad|, clip); m = beta1 m + (1 - beta1) g;
+//#            v = beta2 v + (1 - beta2) g^2; param -= lr * lr_scale * (m / (sqrt(v) + eps) + weight_decay * param)
 //# parallel   an invocation owns one element
 //# keys       dtype = f32|f16, decays = flag, wg = 256
 //# buffers    param, grad, m, v, square_norm, hyper
 //# launch     flat, ceil(n / wg) work groups
 //# numerics   f32; every element alone
-//# history    1: first version
+//# history    1: first version; 2: gradients of a scaled loss
 //% include "lib/dtype.wgsl"
 
 struct Params {
@@ -21,7 +21,7 @@ struct At { param: u32, grad: u32, m: u32, v: u32, square_norm: u32, hyper: u32 
 @group(0) @binding(2) var<storage, read_write> m: array<T>;           // [n]
 @group(0) @binding(3) var<storage, read_write> v: array<T>;           // [n]
 @group(0) @binding(4) var<storage, read_write> square_norm: array<T>; // [1]
-@group(0) @binding(5) var<storage, read_write> hyper: array<T>;       // [6]
+@group(0) @binding(5) var<storage, read_write> hyper: array<T>;       // [7]
 
 //% include "lib/flat.wgsl"
 
@@ -45,9 +45,10 @@ fn adam(
   let beta1 = f32(hyper[at.hyper + 2u]);
   let beta2 = f32(hyper[at.hyper + 3u]);
   let eps = f32(hyper[at.hyper + 4u]);
-  var factor = p.grad_scale;
+  let rescale = f32(hyper[at.hyper + 6u]);
+  var factor = p.grad_scale * rescale;
   if clip > 0.0 {
-    factor *= clip / max(sqrt(norm2), clip);
+    factor *= clip / max(rescale * sqrt(norm2), clip);
   }
   let g = f32(grad[at.grad + i]) * factor;
   let first = fma(beta1, f32(m[at.m + i]), (1.0 - beta1) * g);

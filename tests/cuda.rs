@@ -138,7 +138,7 @@ fn a_step_that_was_run_before_is_one_call() -> Result<()> {
         (&mut exec as &mut dyn Executor).upload_f32(update.hyper, &[0.0; Adam::HYPER_LEN])?;
         exec.run(step.clone())?;
         (&mut exec as &mut dyn Executor).download_f32(update.norm)?;
-        assert_eq!(notes.take(), ["write 24", "replay 0", "read 4"]);
+        assert_eq!(notes.take(), ["write 28", "replay 0", "read 4"]);
     }
     // A part of a row is its ops.
     exec.run(2..3)?;
@@ -149,7 +149,7 @@ fn a_step_that_was_run_before_is_one_call() -> Result<()> {
 #[test]
 fn rows_in_one_launch_are_their_ops() -> Result<()> {
     let update = update()?;
-    let run = |fused: bool, hyper: [f32; 6], norm_is: Option<f32>| -> Result<(f32, Vec<f32>)> {
+    let run = |fused: bool, hyper: [f32; Adam::HYPER_LEN], norm_is: Option<f32>| -> Result<(f32, Vec<f32>)> {
         let mut exec = Interpreter::open(Schedule::Ascending, (8, 0), update.program.clone())?;
         let exec: &mut dyn Executor = &mut exec;
         exec.upload_f32(update.hyper, &hyper)?;
@@ -176,10 +176,10 @@ fn rows_in_one_launch_are_their_ops() -> Result<()> {
         Ok((exec.download_f32(update.norm)?[0], all))
     };
     // Without clipping the norm, whose sum has another order, changes nothing: the same bits.
-    let hyper = [0.01, 0.0, 0.9, 0.999, 1e-6, 0.1];
+    let hyper = [0.01, 0.0, 0.9, 0.999, 1e-6, 0.1, 1.0];
     let ((norm, fused), (single_norm, single)) = (run(true, hyper, None)?, run(false, hyper, None)?);
     ensure!(fused == single && (norm / single_norm - 1.0).abs() < 1e-6, "{norm} and {single_norm}");
-    let clipped = [0.01, 0.5, 0.9, 0.999, 1e-6, 0.1];
+    let clipped = [0.01, 0.5, 0.9, 0.999, 1e-6, 0.1, 1.0];
     let ((_, fused), (_, single)) = (run(true, clipped, None)?, run(false, clipped, None)?);
     let far = fused.iter().zip(&single).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     ensure!(far < 1e-6, "off by {far}");
@@ -243,18 +243,26 @@ mod program {
         let (driver, with_products, dir) = (driver()?, driver_with_products()?, corpus());
         let dir = dir.path();
         let line = TRAIN.replace("0.01", "0.001");
-        // Products in bf16, and with heads of 64 elements attention too.
+        // Products in half precision, and with heads of 64 elements attention too.
         let kinds = [
-            ("f32", "", 1e-5, 1e-4),
-            ("bf16", "--use_bfloat16", 1e-3, 2e-2),
-            ("tensor-cores", "--use_bfloat16", 1e-3, 2e-2),
+            ("f32", "f32", "", 1e-5, 1e-4),
+            ("bf16", "bf16", "--use_bfloat16", 1e-3, 2e-2),
+            ("bf16-tensor-cores", "bf16", "--use_bfloat16", 1e-3, 2e-2),
+            ("f16-tensor-cores", "f16", "--use_float16", 2e-4, 4e-3),
+            ("f16-on-7.0", "f32", "--use_float16", 2e-4, 4e-3),
         ];
-        for (kind, extra, loss_bound, norm_bound) in kinds {
-            let line = if kind == "tensor-cores" { line.replace("--d_head 8", "--d_head 64") } else { line.clone() };
+        for (kind, half, extra, loss_bound, norm_bound) in kinds {
+            let tensor_cores = kind.ends_with("tensor-cores");
+            let line = if tensor_cores { line.replace("--d_head 8", "--d_head 64") } else { line.clone() };
             let run = |device: &str, driver: &TempDir, name: &str| -> Result<_> {
                 let line = format!("{line} --device {device} --model_dir {name}-{kind} {extra}");
                 let kernels = dir.join(format!("{name}-{kind}.kernels"));
-                let env = [("XLNET_DUMP_KERNELS", kernels.to_str().context("a path")?), ("XLNET_LOG", "debug")];
+                let capability = kind.rsplit_once("-on-").map_or("8.0", |(_, capability)| capability);
+                let env = [
+                    ("XLNET_DUMP_KERNELS", kernels.to_str().context("a path")?),
+                    ("XLNET_LOG", "debug"),
+                    ("INTERPRETED_CUDA_CAPABILITY", capability),
+                ];
                 let out = xlnet(dir, driver.path(), &line, &env)?;
                 ensure!(out.status.success(), "{line}: {}", text(&out.stderr));
                 Ok((losses(&dir.join(format!("{name}-{kind}"))), text(&out.stderr)))
@@ -278,16 +286,14 @@ mod program {
                 .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
                 .collect::<std::io::Result<_>>()?;
             let named = |start: &str| kernels.iter().any(|name| name.starts_with(start));
+            ensure!(named("matmul_volta.") == kind.ends_with("-on-7.0"), "{kind}: {kernels:?}");
             for stream in ["band", "rows"] {
                 for kernel in ["", "_grad", "_grad_keys", "_grad_positions"] {
                     let (general, fast) = (
                         named(&format!("rel_attention{kernel}.f32.{stream}.")),
-                        named(&format!("rel_attention_mma{kernel}.bf16.{stream}.")),
+                        named(&format!("rel_attention_mma{kernel}.{half}.{stream}.")),
                     );
-                    ensure!(
-                        fast == (kind == "tensor-cores") && general != fast,
-                        "{kind}: {kernel} {stream} of {kernels:?}"
-                    );
+                    ensure!(fast == tensor_cores && general != fast, "{kind}: {kernel} {stream} of {kernels:?}");
                 }
             }
         }
@@ -392,7 +398,7 @@ mod program {
             (&[("INTERPRETED_CUDA_DRIVER", "11020")], &["driver is too old", "CUDA 11.2", "11.4", "--device cpu"]),
             (&[("INTERPRETED_CUDA_CAPABILITY", "6.1")], &["compute capability 6.1", "7.0 or newer"]),
             (&[("INTERPRETED_CUDA_MEMORY", "268500000")], &["a batch of 4 sequences needs", "free on cuda:0", "fit"]),
-            (&[("INTERPRETED_CUDA_CAPABILITY", "7.0")], &["compute capability 8.0", "7.0", "build the program in f16"]),
+            (&[("INTERPRETED_CUDA_CAPABILITY", "7.0")], &["compute capability 8.0", "7.0", "use float16"]),
         ];
         for (env, parts) in wrong {
             let flag = if parts[0].ends_with("8.0") { "--use_bfloat16" } else { "" };

@@ -330,7 +330,7 @@ mod tiny_vectors {
                 for (step, (gradient, want)) in gradients.iter().zip(want).enumerate() {
                     exec.upload_f64(grad, gradient).expect("an upload");
                     let options = OptimizerOptions { weight_decay, ..optimizer() };
-                    exec.upload_f64(hyper, &options.hyper(step as u64)).expect("an upload");
+                    exec.upload_f64(hyper, &options.hyper(step as u64, 1.0)).expect("an upload");
                     exec.run(0..1).expect("a run");
                     close(&exec.download_f64(param).expect("a download"), &want, 1e-6, "parameter");
                 }

@@ -85,7 +85,7 @@ fn before_ampere() -> Result<()> {
         assert!(line.failed.is_empty(), "{line}");
         assert_eq!((line.ok, line.unsupported.len()), (cases.len() - brain, brain), "{line}");
         for (case, why) in &line.unsupported {
-            assert!(case.contains("bf16") && why.contains("8.0") && why.contains("build the program in f16"), "{why}");
+            assert!(case.contains("bf16") && why.contains("8.0") && why.contains("use float16"), "{why}");
         }
     }
     Ok(())

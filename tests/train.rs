@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{CaseTensors, Report, max_abs_difference, transpose_first_two};
 use serde_json::Value;
@@ -15,11 +16,11 @@ use xlnet::model::{MaskKind, QueryKind, TransformerOptions};
 use xlnet::tensor::{DType, TensorId};
 use xlnet::train::init::{InitOptions, initialize};
 use xlnet::train::keys::Keyed as _;
-use xlnet::train::pretrain::Pretraining;
+use xlnet::train::pretrain::{Event, Pretraining};
 use xlnet::train::run_config::RunConfig;
 use xlnet::train::run_plan::RunPlan;
 use xlnet::train::schedule::{DecayMethod, Schedule};
-use xlnet::train::session::Session;
+use xlnet::train::session::{Session, StepResult};
 use xlnet::train::step::{Objective, OptimizerOptions, StepOptions};
 use xlnet_testkit::golden::{self, Case};
 use xlnet_testkit::{Backend, devices};
@@ -261,7 +262,8 @@ fn run(case: &Case, backend: Backend, accumulate: usize, report: &mut Report) ->
                 report.check(&format!("grad0 {}", program.program.tensor(t.param).name), error, bound);
             }
         }
-        let (norm, rate) = session.update()?;
+        let step = session.update(loss)?;
+        let (norm, rate) = (step.gradient_norm, step.learning_rate);
         let value = |key: &str| want[key].as_f64().expect("a number");
         let bound = if k == 0 { 1e-5 } else { 1e-4 };
         report.check(&format!("loss of step {k}"), (loss / value("loss") - 1.0).abs(), bound);
@@ -344,7 +346,7 @@ fn devices_follow_the_cpu_through_dropout() {
         let mut step = |k: usize| {
             upload_step(&mut session, case, k % steps)?;
             let loss = session.backward()?;
-            session.update().map(|_| loss)
+            session.update(loss).map(|_| loss)
         };
         // The interpreter is slow.
         let updates = if matches!(backend, Backend::Device(_)) { 10 } else { 3 };
@@ -393,63 +395,181 @@ fn a_pretraining_step_on_the_interpreter_is_that_of_the_cpu() -> Result<()> {
     Ok(())
 }
 
-/// Products of operands in bf16: near the losses of f32, and not the same; the two CPU backends agree.
-#[test]
-fn products_in_bf16_learn_like_f32() -> Result<()> {
+/// A small language model on the same batch again and again, in what `products` says.
+fn small_session(products: Option<DType>, loss_scale: f64, device: Device) -> Result<Session> {
     let small =
         XlnetConfig { n_layer: 2, d_model: 32, n_head: 2, d_head: 16, d_inner: 64, n_token: 50, ..XlnetConfig::base() };
-    let run = |bf16: bool, device: Device| -> Result<Vec<(f64, f64)>> {
-        let transformer = TransformerOptions {
-            batch: 4,
-            length: 16,
-            memory: 8,
-            mem_len: 8,
-            mask: MaskKind::Ranks,
-            query: QueryKind::Targets(5),
-            bf16,
-            ..Default::default()
-        };
-        let schedule = Schedule { learning_rate: 5e-3, ..Schedule::default() };
-        let optimizer = Some(OptimizerOptions { schedule, ..Default::default() });
-        let options = StepOptions {
-            transformer,
-            objective: Objective::LanguageModel,
-            accumulate: 2,
-            float: DType::F32,
-            optimizer,
-        };
-        let mut session = Session::new(&small, options, device, 1)?;
-        let casts = session.program().program.steps.iter().filter(|step| step.op.name() == "cast").count();
-        assert!((casts > 0) == bf16, "{casts} roundings");
-        let (program, exec) = session.parts();
-        initialize(exec, program, &InitOptions::default())?;
-        session.reset_memory()?;
-        let (rows, length, targets) = (8, 16, 5);
-        let ids: Vec<i32> = (0..rows * length).map(|i| (i * i + i / 7) as i32 % 50).collect();
-        let ranks: Vec<i32> = (0..rows * length).map(|i| (i % length * 7 % length) as i32).collect();
-        let positions: Vec<i32> = (0..rows * targets).map(|i| (i % targets * 3) as i32).collect();
-        let wanted: Vec<i32> = (0..rows * targets).map(|i| ids[i / targets * length + i % targets * 3]).collect();
-        session.input_i32("input_ids", &ids)?;
-        session.input_i32("query_rank", &ranks)?;
-        session.input_i32("key_rank", &ranks)?;
-        session.input_i32("target_positions", &positions)?;
-        session.input_i32("targets", &wanted)?;
-        session.input_f32("target_weights", &vec![1.0 / (rows * targets) as f32; rows * targets])?;
+    let (rows, length, targets) = (8, 16, 5);
+    let transformer = TransformerOptions {
+        batch: rows / 2,
+        length,
+        memory: 8,
+        mem_len: 8,
+        mask: MaskKind::Ranks,
+        query: QueryKind::Targets(targets),
+        products,
+        ..Default::default()
+    };
+    let schedule = Schedule { learning_rate: 5e-3, ..Schedule::default() };
+    let optimizer = Some(OptimizerOptions { schedule, loss_scale, ..Default::default() });
+    let options =
+        StepOptions { transformer, objective: Objective::LanguageModel, accumulate: 2, float: DType::F32, optimizer };
+    let mut session = Session::new(&small, options, device, 1)?;
+    let casts = session.program().program.steps.iter().filter(|step| step.op.name() == "cast").count();
+    assert!((casts > 0) == products.is_some(), "{casts} roundings");
+    let (program, exec) = session.parts();
+    initialize(exec, program, &InitOptions::default())?;
+    session.reset_memory()?;
+    let ids: Vec<i32> = (0..rows * length).map(|i| (i * i + i / 7) as i32 % 50).collect();
+    let ranks: Vec<i32> = (0..rows * length).map(|i| (i % length * 7 % length) as i32).collect();
+    let positions: Vec<i32> = (0..rows * targets).map(|i| (i % targets * 3) as i32).collect();
+    let wanted: Vec<i32> = (0..rows * targets).map(|i| ids[i / targets * length + i % targets * 3]).collect();
+    session.input_i32("input_ids", &ids)?;
+    session.input_i32("query_rank", &ranks)?;
+    session.input_i32("key_rank", &ranks)?;
+    session.input_i32("target_positions", &positions)?;
+    session.input_i32("targets", &wanted)?;
+    session.input_f32("target_weights", &vec![1.0 / (rows * targets) as f32; rows * targets])?;
+    Ok(session)
+}
+
+/// All parameters.
+fn weights(session: &mut Session) -> Result<Vec<f32>> {
+    let (program, exec) = session.parts();
+    let all: Result<Vec<_>> = program.params.iter().map(|&id| exec.download_f32(id)).collect();
+    Ok(all?.concat())
+}
+
+/// Products of operands in half precision: near the losses of f32, and not the same; the two CPU backends agree.
+#[test]
+fn products_in_halves_learn_like_f32() -> Result<()> {
+    let run = |products: Option<DType>, device: Device| -> Result<Vec<(f64, f64)>> {
+        // In f16 a scale that overflows nowhere.
+        let scale = if products == Some(DType::F16) { 256.0 } else { 0.0 };
+        let mut session = small_session(products, scale, device)?;
         (0..8).map(|_| session.train().map(|step| (step.loss, step.gradient_norm))).collect()
     };
-    let (f32s, bf16s, reference) =
-        (run(false, Device::Cpu)?, run(true, Device::Cpu)?, run(true, Device::CpuReference)?);
+    let f32s = run(None, Device::Cpu)?;
     assert!(f32s[7].0 < f32s[0].0 - 0.2, "it learns: {f32s:?}");
-    for (name, others, loss_bound, norm_bound) in [("bf16", &bf16s, 0.01, 0.05), ("reference", &reference, 0.01, 0.05)]
-    {
-        for (a, b) in f32s.iter().zip(others) {
-            let (loss, norm) = ((b.0 / a.0 - 1.0).abs(), (b.1 / a.1 - 1.0).abs());
-            assert!(loss < loss_bound && norm < norm_bound, "{name}: {f32s:?} and {others:?}");
+    for (half, loss_bound, norm_bound) in [(DType::Bf16, 0.01, 0.05), (DType::F16, 0.00125, 0.00625)] {
+        let (halves, reference) = (run(Some(half), Device::Cpu)?, run(Some(half), Device::CpuReference)?);
+        for (name, others) in [("fast", &halves), ("reference", &reference)] {
+            for (a, b) in f32s.iter().zip(others) {
+                let (loss, norm) = ((b.0 / a.0 - 1.0).abs(), (b.1 / a.1 - 1.0).abs());
+                assert!(loss < loss_bound && norm < norm_bound, "{half}, {name}: {f32s:?} and {others:?}");
+            }
+            assert!(f32s != *others, "{half}, {name} is f32");
         }
-        assert!(f32s != *others, "{name} is f32");
+        let far = |a: &(f64, f64), b: &(f64, f64)| (a.0 / b.0 - 1.0).abs();
+        let apart = halves.iter().zip(&reference).map(|(a, b)| far(a, b)).fold(0.0, f64::max);
+        assert!(apart < 1e-3, "{half}: the backends are {apart:.1e} apart");
     }
-    let far = |a: &(f64, f64), b: &(f64, f64)| (a.0 / b.0 - 1.0).abs();
-    let apart = bf16s.iter().zip(&reference).map(|(a, b)| far(a, b)).fold(0.0, f64::max);
-    assert!(apart < 1e-3, "the backends are {apart:.1e} apart");
+    Ok(())
+}
+
+/// A power of two moves exponents alone: losses, norms and weights are those of the loss as it is, bit for bit.
+#[test]
+fn the_scale_of_the_loss_changes_no_bit() -> Result<()> {
+    let run = |loss_scale: f64| -> Result<(Vec<(f64, f64)>, Vec<f32>)> {
+        let mut session = small_session(None, loss_scale, Device::Cpu)?;
+        let steps: Result<Vec<_>> = (0..4).map(|_| session.train()).collect();
+        let steps = steps?;
+        assert!(steps.iter().all(|step| step.loss_scale == loss_scale && !step.overflowed));
+        Ok((steps.iter().map(|step| (step.loss, step.gradient_norm)).collect(), weights(&mut session)?))
+    };
+    let one = run(1.0)?;
+    for scale in [1024.0, 0.25] {
+        assert!(run(scale)? == one, "{scale}");
+    }
+    // The gradients themselves are scaled: this is no test of nothing.
+    let gradients = |scale: f64| -> Result<Vec<f32>> {
+        let mut session = small_session(None, scale, Device::Cpu)?;
+        session.backward()?;
+        let all: Result<Vec<_>> = session.gradients().into_iter().map(|id| session.exec().download_f32(id)).collect();
+        Ok(all?.concat())
+    };
+    let scaled = gradients(1024.0)?;
+    assert!(gradients(1.0)?.iter().zip(&scaled).all(|(&one, &scaled)| one * 1024.0 == scaled));
+    Ok(())
+}
+
+/// The largest scale there is, with which gradients of losses overflow f16.
+const LARGEST_SCALE: &str = r#"{"scale": 16777216.0, "good_steps": 0}"#;
+
+/// Steps whose gradients overflow f16 change nothing but the scale; with a smaller one the model learns.
+#[test]
+fn steps_that_overflow_are_left_out() -> Result<()> {
+    for device in [Device::Cpu, Device::CpuReference] {
+        let mut session = small_session(Some(DType::F16), 0.0, device)?;
+        session.resume_loss_scale(serde_json::from_str(LARGEST_SCALE).expect("a state"));
+        let before = weights(&mut session)?;
+        let mut overflows = 0;
+        let first = loop {
+            let step = session.train()?;
+            if !step.overflowed {
+                break step;
+            }
+            overflows += 1;
+            assert_eq!(step.loss_scale, 16777216.0 / f64::from(1 << (overflows - 1)));
+            assert!(step.loss.is_finite() && !step.gradient_norm.is_finite() && !step.diverged(), "{step:?}");
+            assert!(weights(&mut session)? == before, "{device}: step {} changed weights", step.step);
+        };
+        assert!((2..10).contains(&overflows), "{device}: {overflows}");
+        assert!(first.gradient_norm.is_finite() && weights(&mut session)? != before, "{first:?}");
+        let mut last = first;
+        for _ in 0..7 {
+            last = session.train()?;
+        }
+        assert!(last.loss < first.loss - 0.2 && !last.overflowed, "{device}: {first:?} to {last:?}");
+    }
+    // A scale that people have set does not change, and what it breaks is told.
+    let mut session = small_session(Some(DType::F16), 16777216.0, Device::Cpu)?;
+    let step = session.train()?;
+    assert!(step.diverged() && !step.overflowed, "{step:?}");
+    Ok(())
+}
+
+/// A run in f16 that is stopped among steps that overflow goes on as if it had not been.
+#[test]
+fn a_run_in_f16_resumes_its_scale() -> Result<()> {
+    let records = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/records/bi");
+    let folder = tempfile::tempdir().expect("a folder");
+    let prepare = |name: &str| -> Result<Pretraining> {
+        let settings = format!(
+            "record_info_dir = {:?}\nmodel_dir = {:?}\ntrain_batch_size = 8\nseq_len = 32\nreuse_len = 16\n\
+             mem_len = 8\nbi_data = true\nnum_predict = 5\nn_layer = 2\nd_model = 16\nn_head = 2\nd_head = 8\n\
+             d_inner = 32\ndropout = 0.1\ndropatt = 0.1\ntrain_steps = 9\nseed = 3\nlearning_rate = 1e-3\n\
+             use_float16 = true\niterations = 1\n",
+            format!("{records}/tfrecords"),
+            folder.path().join(name),
+        );
+        Pretraining::prepare(RunPlan::new(RunConfig::load(None, settings.parse().expect("a table"))?)?)
+    };
+    let run = |mut training: Pretraining, until: u64| -> Result<Vec<StepResult>> {
+        let (mut steps, stop) = (vec![], AtomicBool::new(false));
+        training.run(&stop, &mut |event| {
+            if let Event::Step { result, .. } = event {
+                steps.push(*result);
+                stop.store(result.step == until, Ordering::Relaxed);
+            }
+        })?;
+        Ok(steps)
+    };
+    let from_largest = |name: &str| -> Result<Pretraining> {
+        let mut training = prepare(name)?;
+        training.session().resume_loss_scale(serde_json::from_str(LARGEST_SCALE).expect("a state"));
+        Ok(training)
+    };
+    let whole = run(from_largest("whole")?, 9)?;
+    let mut parts = run(from_largest("parts")?, 2)?;
+    assert_eq!(parts.len(), 2);
+    parts.extend(run(prepare("parts")?, 9)?);
+    let overflows = whole.iter().filter(|step| step.overflowed).count();
+    assert!(whole[0].overflowed && whole[1].overflowed && (2..8).contains(&overflows), "{whole:?}");
+    // As text: a norm that overflowed may be no number.
+    assert_eq!(format!("{whole:?}"), format!("{parts:?}"));
+    let metrics = std::fs::read_to_string(folder.path().join("parts/metrics.jsonl")).expect("metrics");
+    assert!(metrics.lines().next().is_some_and(|line| line.contains(r#""loss_scale":16777216.0"#)), "{metrics}");
+    assert_eq!(metrics.lines().count(), 9);
     Ok(())
 }

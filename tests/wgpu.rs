@@ -7,7 +7,6 @@ mod program;
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 
 use program::*;
 use xlnet::backend::Device;
@@ -16,7 +15,6 @@ use xlnet::backend::wgpu::Gpu;
 use xlnet::config::XlnetConfig;
 use xlnet::model::{MaskKind, QueryKind, TransformerOptions};
 use xlnet::op::Op;
-use xlnet::program::Program;
 use xlnet::tensor::DType;
 use xlnet::train::init::{InitOptions, initialize};
 use xlnet::train::schedule::Schedule;
@@ -119,13 +117,6 @@ fn a_step_updates_all_parameters_in_four_launches() {
     assert!(updates > 80 && ops == updates && launches == 4, "{ops} of {updates} in {launches}");
 }
 
-/// A program whose products are in bf16, with f16 in its place: the same tensors, ops and bytes.
-fn in_f16(program: &Program) -> Program {
-    let mut program = program.clone();
-    program.tensors.iter_mut().filter(|t| t.dtype == DType::Bf16).for_each(|t| t.dtype = DType::F16);
-    program
-}
-
 /// Training steps with products and attention in f16: near the losses of f32, and not the same; the processor agrees.
 #[test]
 fn products_in_f16_learn_like_f32() {
@@ -139,7 +130,7 @@ fn products_in_f16_learn_like_f32() {
     // Heads of 64 elements, so that attention is in half precision too.
     let small =
         XlnetConfig { n_layer: 2, d_model: 36, n_head: 2, d_head: 64, d_inner: 60, n_token: 50, ..XlnetConfig::base() };
-    let run = |half: bool, device: Device| -> Vec<(f64, f64)> {
+    let session = |half: bool, loss_scale: f64, device: Device| -> Session {
         let transformer = TransformerOptions {
             batch: rows / 2,
             length,
@@ -149,15 +140,14 @@ fn products_in_f16_learn_like_f32() {
             query: QueryKind::Targets(targets),
             dropout: 0.1,
             dropatt: 0.1,
-            bf16: half,
+            products: half.then_some(DType::F16),
             ..Default::default()
         };
         let schedule = Schedule { learning_rate: 5e-3, ..Schedule::default() };
-        let optimizer = Some(OptimizerOptions { schedule, ..Default::default() });
+        let optimizer = Some(OptimizerOptions { schedule, loss_scale, ..Default::default() });
         let objective = Objective::LanguageModel;
         let options = StepOptions { transformer, objective, accumulate: 2, float: DType::F32, optimizer };
-        let mut session = Session::new(&small, options, Device::Cpu, 1).expect("a session");
-        session.move_to(|program| device.open(Arc::new(in_f16(&program)))).expect("a session");
+        let mut session = Session::new(&small, options, device, 1).expect("a session");
         let halves = |name: &str| {
             let program = session.program().program.steps.iter().filter(|step| step.op.name() == name);
             program
@@ -193,6 +183,11 @@ fn products_in_f16_learn_like_f32() {
         inputs.iter().for_each(|(name, values)| session.input_i32(name, values).expect("an input"));
         let weights = vec![1.0 / (rows * targets) as f32; rows * targets];
         session.input_f32("target_weights", &weights).expect("an input");
+        session
+    };
+    let run = |half: bool, device: Device| -> Vec<(f64, f64)> {
+        // A scale that overflows nowhere: all steps are updates.
+        let mut session = session(half, 256.0, device);
         let steps = (0..10).map(|_| session.train().map(|step| (step.loss, step.gradient_norm)));
         steps.collect::<xlnet::Result<_>>().expect("ten steps")
     };
@@ -211,6 +206,11 @@ fn products_in_f16_learn_like_f32() {
     assert!(from_f32.0 < 1.25e-4 && from_f32.1 < 2.5e-3, "{f32s:?} and {halves:?}");
     assert!(from_cpu.0 < 1.25e-4 && from_cpu.1 < 2.5e-3, "{cpu:?} and {halves:?}");
     assert!(f32s != halves, "f16 is f32");
+    // From the largest scale of the loss, steps overflow until it is small enough.
+    let mut overflowing = session(true, 0.0, Device::Wgpu(0));
+    overflowing.resume_loss_scale(serde_json::from_str(r#"{"scale": 16777216.0, "good_steps": 0}"#).expect("a state"));
+    let steps: Vec<_> = (0..6).map(|_| overflowing.train().expect("a step")).collect();
+    assert!(steps[0].overflowed && !steps[5].overflowed && steps[5].gradient_norm.is_finite(), "{steps:?}");
 }
 
 /// Where cooperative matrices are asked for and the adapter has none, no device opens, and users are told why.

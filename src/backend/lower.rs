@@ -229,9 +229,9 @@ impl Context<'_> {
             DType::I32 => Ok("i32"),
             DType::U32 => Ok("u32"),
             DType::F16 if self.caps.f16 => Ok("f16"),
-            DType::F16 => Err(Error::device(format!(
-                "{place}: this adapter lacks SHADER_F16, which f16 needs; build the program in f32"
-            ))),
+            DType::F16 => {
+                Err(Error::device(format!("{place}: this adapter lacks SHADER_F16, which float16 needs; use f32")))
+            }
             other => Err(Error::device(format!(
                 "{place}: {} has no {other}; build the program in f32, or in f16 where the adapter has it",
                 self.caps.language
@@ -247,13 +247,13 @@ impl Context<'_> {
         let (major, minor) = self.caps.capability;
         match dtype {
             DType::F16 if self.caps.language == Language::Wgsl => self.dtype(id),
-            _ if self.caps.language == Language::Wgsl => {
-                Err(Error::device(format!("{place}: WGSL has no {dtype}; run in f32, without use_bfloat16")))
-            }
+            _ if self.caps.language == Language::Wgsl => Err(Error::device(format!(
+                "{place}: WGSL has no {dtype}; use float16 where the adapter has SHADER_F16, or f32"
+            ))),
             DType::F16 => Ok("f16"),
             _ if self.caps.capability < AMPERE => Err(Error::device(format!(
                 "{place}: {dtype} needs compute capability 8.0 (A100, RTX 30) or newer, this card has {major}.{minor}; \
-                 build the program in f16, which every card has, or in f32"
+                 use float16, which every card has, or f32"
             ))),
             _ => Ok("bf16"),
         }

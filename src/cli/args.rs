@@ -124,8 +124,11 @@ pub struct BenchArgs {
     #[arg(long, value_name = "X")]
     pub dropout: Option<f32>,
     /// Operands of products in bfloat16, as with --use_bfloat16 of pretrain and finetune.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "f16")]
     pub bf16: bool,
+    /// Operands of products in float16, as with --use_float16 of pretrain and finetune.
+    #[arg(long)]
+    pub f16: bool,
     /// Steps that are measured; the median counts.
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub steps: usize,
@@ -423,8 +426,11 @@ pub struct ShapeArgs {
     #[arg(long, value_enum, default_value_t = Recomputation::None)]
     pub recompute: Recomputation,
     /// Operands of products in bfloat16, as with --use_bfloat16 of pretrain and finetune.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "f16")]
     pub bf16: bool,
+    /// Operands of products in float16, as with --use_float16 of pretrain and finetune.
+    #[arg(long)]
+    pub f16: bool,
     /// Micro-batches of an update.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub accumulate: usize,

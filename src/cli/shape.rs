@@ -7,6 +7,7 @@ use crate::config::XlnetConfig;
 use crate::model::heads::{SummaryOptions, SummaryType};
 use crate::model::{MaskKind, QueryKind, Recompute, TransformerOptions};
 use crate::tensor::DType;
+use crate::train::loss_scale::products;
 use crate::train::step::{Objective, OptimizerOptions, StepOptions, StepProgram};
 use crate::{Error, Result};
 
@@ -64,7 +65,7 @@ pub fn options(task: Task, shape: &ShapeArgs, batch: usize) -> Result<StepOption
         query: if pretrain { QueryKind::Targets(targets) } else { QueryKind::None },
         dropout,
         dropatt: dropout,
-        bf16: shape.bf16,
+        products: products(shape.bf16, shape.f16)?,
         recompute: match shape.recompute {
             Recomputation::None => Recompute::None,
             Recomputation::Layer => Recompute::Layer,

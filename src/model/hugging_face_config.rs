@@ -102,7 +102,21 @@ pub struct HuggingFaceSettings {
     pub other: Map<String, Value>,
 }
 
+/// Key of our own in a `config.json`; `transformers` keeps it and makes nothing of it.
+const UPDATES: &str = "training_updates";
+
 impl HuggingFaceSettings {
+    /// How many updates made the weights, where the file tells.
+    pub fn updates(&self) -> Option<u64> {
+        self.other.get(UPDATES).and_then(Value::as_u64)
+    }
+    /// Notes how many updates made the weights; `None` for weights that no run made.
+    pub fn set_updates(&mut self, updates: Option<u64>) {
+        match updates {
+            Some(updates) => self.other.insert(UPDATES.into(), updates.into()),
+            None => self.other.remove(UPDATES),
+        };
+    }
     /// Settings of a program's transformer; pooling is the last position with a projection, and there are no labels.
     pub fn new(architecture: Architecture, t: &TransformerOptions) -> Self {
         HuggingFaceSettings {

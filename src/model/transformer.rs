@@ -106,9 +106,9 @@ pub struct TransformerOptions {
     pub recompute: Recompute,
     /// Layers below this one, and the embeddings, are not trained.
     pub frozen_layers: usize,
-    /// Operands of products are rounded to bf16, and attention with heads of 64 elements reads and writes bf16; sums,
-    /// weights and everything else stay f32.
-    pub bf16: bool,
+    /// Operands of products are rounded to this half precision, bf16 or f16, and attention with heads of 64 elements reads
+    /// and writes it; sums, weights and everything else stay f32. `None` rounds nothing.
+    pub products: Option<DType>,
     /// Epsilon of layer norms.
     pub layer_norm_eps: f32,
     /// The hidden states of the content stream are wanted at the end although there is a query stream.
@@ -139,7 +139,7 @@ impl Default for TransformerOptions {
             position_dropout: PositionDropout::Shared,
             recompute: Recompute::None,
             frozen_layers: 0,
-            bf16: false,
+            products: None,
             layer_norm_eps: LAYER_NORM_EPS,
             content_output: false,
             forget_padding: false,

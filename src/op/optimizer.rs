@@ -16,14 +16,15 @@ pub struct SquareNorm {
 /// One parameter's update by Adam, with clipping by the global norm:
 ///
 /// ```text
-/// g  = grad * grad_scale * clip / max(sqrt(square_norm), clip)
+/// g  = grad * rescale * grad_scale * clip / max(rescale * sqrt(square_norm), clip)
 /// m  = beta1 m + (1 - beta1) g
 /// v  = beta2 v + (1 - beta2) g^2
 /// p -= lr * lr_scale * ( m / (sqrt(v) + eps) + weight_decay p )      weight_decay only where `decays`
 /// ```
 ///
-/// `hyper` holds, in this order, `lr, clip, beta1, beta2, eps, weight_decay`; the host folds Adam's bias correction
-/// into `lr`, and AdamWeightDecay has none. `clip` = 0 switches clipping off.
+/// `hyper` holds, in this order, `lr, clip, beta1, beta2, eps, weight_decay, rescale`; the host folds Adam's bias correction
+/// into `lr`, and AdamWeightDecay has none. `clip` = 0 switches clipping off. `rescale` is one over the factor that the loss
+/// was multiplied by, and with it every gradient; 1 where there is none.
 ///
 /// Where `square_norm` is no finite number, nothing is written: a step that overflows leaves the weights as they were, on
 /// every device, although the host learns of it only when the step is over.
@@ -40,7 +41,7 @@ pub struct Adam {
     /// Square of the global norm.
     pub square_norm: TensorId, // [1]
     /// Step's constants.
-    pub hyper: TensorId, // [6]
+    pub hyper: TensorId, // [7]
     /// Takes part in weight decay.
     pub decays: bool,
     /// Layer-wise decay as the original has it: scales the clipped gradient.
@@ -51,7 +52,7 @@ pub struct Adam {
 
 impl Adam {
     /// Number of values in `hyper`.
-    pub const HYPER_LEN: usize = 6;
+    pub const HYPER_LEN: usize = 7;
 }
 
 impl Operation for SquareNorm {

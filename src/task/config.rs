@@ -12,9 +12,11 @@ use crate::config::XlnetConfig;
 use crate::data::record_info::Split;
 use crate::model::heads::{SummaryOptions, SummaryType};
 use crate::model::{PositionDropout, Recompute};
+use crate::tensor::DType;
 use crate::train::import::ImportOptions;
 use crate::train::init::{InitMethod, InitOptions};
 use crate::train::keys::{DeadKey, Key, Keyed, Kind, Words, config_keys, dead, near, read_table};
+use crate::train::loss_scale;
 use crate::train::schedule::{DecayMethod, Schedule};
 use crate::train::step::{LayerDecay, OptimizerOptions};
 use crate::{Error, Result};
@@ -191,6 +193,12 @@ config_keys! {
     /// Rounds the operands of matrix products to bfloat16, with sums in 32 bits, for the matrix units of A100, RTX 30 and
     /// newer cards; weights, statistics and everything else stay in 32 bits. The processor computes the same, slower.
     use_bfloat16: bool = false,
+    /// Rounds them to float16 instead, for V100, RTX 20 and adapters of wgpu with SHADER_F16; gradients then need a
+    /// loss_scale.
+    use_float16: bool = false,
+    /// Factor of the loss while gradients are computed, which keeps small ones above zero in float16; 0 adapts itself there
+    /// (from 65536, halved when a step overflows, doubled after 2000 that do not) and is 1 otherwise.
+    loss_scale: f64 = 0.0,
     /// Runs op by op, slowly, and stops at the first one that writes a NaN or an infinity, with its name.
     check_finite: bool = false,
     /// Writes events for TensorBoard.
@@ -415,6 +423,7 @@ impl FinetuneConfig {
         }
         self.seeds()?;
         self.init_options(self.seed).validate()?;
+        loss_scale::check(self.use_bfloat16, self.use_float16, self.loss_scale, self.check_finite)?;
         self.schedule().validate()?;
         self.conversion(task).validate(task)
     }
@@ -467,6 +476,10 @@ impl FinetuneConfig {
         let (init_std, init_range) = (self.init_std as f32, self.init_range as f32);
         InitOptions { init: self.init, init_std, init_range, seed }
     }
+    /// What operands of products are rounded to.
+    pub fn products(&self) -> Option<DType> {
+        loss_scale::products(self.use_bfloat16, self.use_float16).ok().flatten()
+    }
     /// Learning rate by step, once resolved.
     pub fn schedule(&self) -> Schedule {
         Schedule {
@@ -486,6 +499,7 @@ impl FinetuneConfig {
             adam_epsilon: self.adam_epsilon.unwrap_or(1e-8) as f32,
             lr_layer_decay_rate: self.lr_layer_decay_rate.unwrap_or(1.0) as f32,
             layer_decay: self.layer_decay,
+            loss_scale: self.loss_scale,
             ..OptimizerOptions::default()
         }
     }

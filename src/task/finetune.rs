@@ -23,7 +23,7 @@ use crate::model::hugging_face::ModelWeights;
 use crate::model::{AttentionType, MaskKind, TransformerOptions};
 use crate::tensor::DType;
 use crate::train::checkpoint::{ModelDescription, remove_leftovers, save_checkpoint};
-use crate::train::guard::{self, LossGuard, Verdict, find_not_finite};
+use crate::train::guard::{self, LossGuard, Verdict, find_state_not_finite};
 use crate::train::keys::Keyed;
 use crate::train::load::download_weights;
 use crate::train::lock::RunLock;
@@ -246,6 +246,7 @@ impl Finetuning {
                 |e| Error::data(checkpoint.clone().unwrap_or_default(), format!("its state is not readable: {e}"));
             progress = serde_json::from_value(state.data).map_err(readable)?;
             (window, guard) = (Window { losses: state.loss_window }, state.guard);
+            session.resume_loss_scale(state.loss_scale);
         }
         file.write(&config.model_dir, &tokenizer)?;
         write_settings(&config)?;
@@ -397,11 +398,13 @@ impl Finetuning {
                 *uploaded = Some(upload(session, step + 1));
             }
         })?;
-        if !(result.loss.is_finite() && result.gradient_norm.is_finite()) {
+        if result.diverged() {
             let StepResult { step, loss, gradient_norm, .. } = result;
             return Err(self.diverged(&format!("step {step} has loss {loss} and gradient norm {gradient_norm}")));
         }
-        self.window.add(result.loss);
+        if result.loss.is_finite() {
+            self.window.add(result.loss);
+        }
         Ok(result)
     }
     fn diverged(&mut self, what: &str) -> Error {
@@ -411,6 +414,9 @@ impl Finetuning {
     /// Tells of losses that jump, and stops when they stay up. A usual loss proves the weights that were saved last.
     fn watch(&mut self, result: &StepResult, observe: &mut dyn FnMut(Event)) -> Result<()> {
         let StepResult { step, loss, .. } = *result;
+        if !loss.is_finite() {
+            return Ok(()); // an overflow, which proves nothing
+        }
         let height = self.config.loss_spike.unwrap_or(0.0);
         match self.guard.watch(loss, height) {
             Verdict::Usual => return self.saving.write(&self.config.model_dir, self.config.max_save),
@@ -512,6 +518,7 @@ impl Finetuning {
             seed: self.session.seed(),
             loss_window: self.window.losses.clone(),
             guard: self.guard.clone(),
+            loss_scale: self.session.loss_scale().state(),
             vocabulary: Some(self.file.vocabulary.clone()),
             settings: serde_json::to_value(&self.config).map_err(json)?,
         };
@@ -529,7 +536,7 @@ impl Finetuning {
             }
             self.saving.hold(snapshot, logs);
         } else {
-            if find_not_finite(&mut self.session)?.is_some() {
+            if find_state_not_finite(&mut self.session)?.is_some() {
                 return Err(self.diverged(&format!("step {step} left values that are no finite numbers")));
             }
             let max_save = self.checkpoints_kept();
@@ -594,7 +601,7 @@ fn step_options(config: &FinetuneConfig, setup: &Setup, length: usize) -> StepOp
         position_dropout: config.position_dropout,
         recompute: config.recompute,
         frozen_layers: config.frozen_layers,
-        bf16: config.use_bfloat16,
+        products: config.products(),
         layer_norm_eps: setup.layer_norm_eps,
         ..TransformerOptions::default()
     };

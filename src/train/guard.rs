@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::loss_scale::LossScale;
 use super::session::{Session, StepResult};
 use crate::tensor::TensorId;
 use crate::{Error, Result};
@@ -77,16 +78,33 @@ impl LossGuard {
 /// # Errors
 /// When the device fails.
 pub fn find_not_finite(session: &mut Session) -> Result<Option<String>> {
+    let state = find_state_not_finite(session)?;
+    if state.is_some() {
+        return Ok(state);
+    }
+    // Gradients go down from the loss, so the last one declared is nearest to it.
+    let gradients = session.gradients().into_iter().rev().collect();
+    find_in(session, vec![("gradient", gradients)])
+}
+
+/// As [`find_not_finite`], in what a checkpoint holds: everything but gradients.
+///
+/// # Errors
+/// When the device fails.
+pub fn find_state_not_finite(session: &mut Session) -> Result<Option<String>> {
     let program = session.program();
     let trained = program.update.as_ref().map_or(&[][..], |update| &update.trained);
     // Causes come before what follows from them. The memory of a layer is what enters it, so the first bad one tells
-    // how deep the trouble is; gradients go down from the loss, so the last one declared is nearest to it.
-    let groups: [(&str, Vec<TensorId>); 4] = [
+    // how deep the trouble is.
+    let groups = vec![
         ("parameter", program.params.clone()),
         ("moment", trained.iter().flat_map(|t| [t.m, t.v]).collect()),
         ("tensor", program.memory.clone()),
-        ("gradient", trained.iter().rev().map(|t| t.grad).collect()),
     ];
+    find_in(session, groups)
+}
+
+fn find_in(session: &mut Session, groups: Vec<(&str, Vec<TensorId>)>) -> Result<Option<String>> {
     let largest = largest_weight(session)?;
     for (kind, ids) in groups {
         let (mut first, mut tensors, all) = (None, 0, ids.len());
@@ -114,7 +132,10 @@ pub fn diverged(session: &mut Session, what: &str, last_good: &str) -> Error {
         Ok(Some(found)) => format!(" ({found})"),
         _ => String::new(),
     };
-    let advice = "lower learning_rate, raise warmup_steps or lower clip";
+    let mut advice = "lower learning_rate, raise warmup_steps or lower clip".to_owned();
+    if matches!(session.loss_scale(), LossScale::Fixed(scale) if *scale > 1.0) {
+        advice += ", or loss_scale = 0, which adapts itself in f16";
+    }
     Error::config(format!("{what}{found}, so training stops; {last_good}; {advice}"))
 }
 

@@ -309,6 +309,7 @@ fn training(directory: &Path, options: &ImportOptions) -> Result<Imported> {
     let mut imported = from_hugging_face(path, Format::Training, model, optimizer)?;
     // Rows ran backwards in training; whoever uses the model reads forwards, as with every published one.
     imported.settings.bi_data = false;
+    imported.settings.set_updates(Some(checkpoint.state().step));
     Ok(imported)
 }
 
@@ -349,8 +350,9 @@ fn original(prefix: PathBuf, options: &ImportOptions) -> Result<Imported> {
         optimizer: options.optimizer,
     };
     let model = read_original(&mut bundle, &config, &wanted)?;
-    let settings = HuggingFaceSettings::of_original(&model.weights, model.head.as_deref());
+    let mut settings = HuggingFaceSettings::of_original(&model.weights, model.head.as_deref());
     let format = Format::TensorFlow;
     let (head, weights, optimizer) = (model.head, model.weights, model.optimizer);
+    settings.set_updates(optimizer.as_ref().map(|state| state.step));
     Ok(Imported { path: prefix, format, config, settings, head, weights, optimizer, tokenizer: None })
 }

@@ -48,6 +48,9 @@ pub struct Row {
     /// Input tokens a second since the last line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_s: Option<f64>,
+    /// What the last loss was multiplied by while gradients were computed; none where it is 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
     /// Mean held-out loss, nats a predicted token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
@@ -126,6 +129,7 @@ impl MetricsWriter {
             ("train/lr", row.lr),
             ("train/gnorm", row.gnorm),
             ("train/tokens_per_s", row.tokens_per_s),
+            ("train/loss_scale", row.loss_scale),
             ("eval/loss", row.eval_loss),
         ];
         let values: Vec<_> = tags.iter().filter_map(|&(tag, value)| Some((tag, value?))).collect();
@@ -167,10 +171,11 @@ impl MetricsWriter {
 pub fn row(result: &StepResult, window: &Window, speed: &Speed) -> Row {
     Row {
         step: result.step,
-        loss: Some(window.mean()),
+        loss: (!window.losses.is_empty()).then(|| window.mean()),
         lr: Some(result.learning_rate),
-        gnorm: Some(result.gradient_norm),
+        gnorm: Some(result.gradient_norm).filter(|norm| norm.is_finite()),
         tokens_per_s: Some(speed.rate()),
+        loss_scale: Some(result.loss_scale).filter(|&scale| scale != 1.0),
         eval_loss: None,
     }
 }
@@ -207,7 +212,7 @@ mod tests {
             lr: Some(1e-4),
             gnorm: Some(0.987),
             tokens_per_s: Some(1234.4),
-            eval_loss: None,
+            ..Row::default()
         };
         let expected = "[1000] | gnorm 0.99 lr 0.000100 | loss 2.00 | pplx    7.39, bpc  2.8854 | tokens/s 1234";
         assert_eq!(row.log_line(), expected);

@@ -13,6 +13,7 @@ pub mod init;
 pub mod keys;
 pub mod load;
 pub mod lock;
+pub mod loss_scale;
 pub mod metrics;
 pub mod moments;
 #[cfg(feature = "cli")]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::checkpoint::remove_leftovers;
 use super::disk;
-use super::guard::{self, LossGuard, Verdict, find_not_finite};
+use super::guard::{self, LossGuard, Verdict, find_state_not_finite};
 use super::held_out::HeldOut;
 use super::keys::Keyed;
 use super::lock::RunLock;
@@ -292,11 +292,13 @@ impl Pretraining {
     /// When the loss or the gradient is no number, a record file changed, or the device fails.
     pub fn step(&mut self) -> Result<StepResult> {
         let result = if self.ranks.ranks() == 1 { self.step_alone()? } else { self.step_with_others()? };
-        if !(result.loss.is_finite() && result.gradient_norm.is_finite()) {
+        if result.diverged() {
             let StepResult { step, loss, gradient_norm, .. } = result;
             return Err(self.diverged(format!("step {step} has loss {loss} and gradient norm {gradient_norm}")));
         }
-        self.window.add(result.loss);
+        if result.loss.is_finite() {
+            self.window.add(result.loss);
+        }
         Ok(result)
     }
     fn step_with_others(&mut self) -> Result<StepResult> {
@@ -332,6 +334,9 @@ impl Pretraining {
     /// Tells of losses that jump, and stops when they stay up. A usual loss proves the weights that were saved last.
     fn watch(&mut self, result: &StepResult, observe: &mut dyn FnMut(Event)) -> Result<()> {
         let (StepResult { step, loss, .. }, config) = (*result, &self.plan.config);
+        if !loss.is_finite() {
+            return Ok(()); // an overflow, which proves nothing
+        }
         match self.guard.watch(loss, config.loss_spike) {
             Verdict::Usual => return self.saving.write(&config.model_dir, config.max_save),
             Verdict::SpikeBegins { mean } => {
@@ -412,7 +417,7 @@ impl Pretraining {
             }
             self.saving.hold(snapshot, logs);
         } else {
-            if find_not_finite(session)?.is_some() {
+            if find_state_not_finite(session)?.is_some() {
                 return Err(self.diverged(format!("step {step} left values that are no finite numbers")));
             }
             let result = start::save(plan, session, &progress, max_save);

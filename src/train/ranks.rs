@@ -221,13 +221,11 @@ impl Ranks {
         distributed::sum(&mut *self.group, &mut loss)?;
         if !loss[0].is_finite() {
             // No update: the weights stay as they were, to show what went wrong.
-            let (step, loss, nan) = (session.step() + 1, loss[0], f64::NAN);
-            return Ok(StepResult { step, loss, gradient_norm: nan, learning_rate: nan });
+            return session.skip_update(loss[0]);
         }
         let gradients = session.gradients();
         self.sums.sum(&mut *self.group, session.exec(), &gradients)?;
-        let (gradient_norm, learning_rate) = session.update()?;
-        Ok(StepResult { step: session.step(), loss: loss[0], gradient_norm, learning_rate })
+        session.update(loss[0])
     }
 
     /// Sees to it that all ranks have the same bits in parameters and moments.

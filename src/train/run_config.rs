@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::init::InitMethod;
 use super::keys::{DeadKey, Keyed, Kind, Paths, config_keys, dead};
+use super::loss_scale;
 use super::schedule::{DecayMethod, Schedule};
 use super::step::OptimizerOptions;
 use crate::config::{FeedForwardActivation, XlnetConfig};
 use crate::distributed::device::Reduce;
 use crate::model::{PositionDropout, Recompute};
+use crate::tensor::DType;
 use crate::{Error, Result};
 
 config_keys! {
@@ -119,6 +121,12 @@ config_keys! {
     /// Rounds the operands of matrix products to bfloat16, with sums in 32 bits, for the matrix units of A100, RTX 30 and
     /// newer cards; weights, statistics and everything else stay in 32 bits. The processor computes the same, slower.
     use_bfloat16: bool = false,
+    /// Rounds them to float16 instead, for V100, RTX 20 and adapters of wgpu with SHADER_F16; gradients then need a
+    /// loss_scale.
+    use_float16: bool = false,
+    /// Factor of the loss while gradients are computed, which keeps small ones above zero in float16; 0 adapts itself there
+    /// (from 65536, halved when a step overflows, doubled after 2000 that do not) and is 1 otherwise.
+    loss_scale: f64 = 0.0,
     /// Runs op by op, slowly, and stops at the first one that writes a NaN or an infinity, with its name.
     check_finite: bool = false,
     /// Of initial weights, permutations, file order and dropout.
@@ -218,12 +226,17 @@ impl RunConfig {
                 return refuse(format!("{key} must be a number of at least 0, but is {value}"));
             }
         }
+        loss_scale::check(self.use_bfloat16, self.use_float16, self.loss_scale, self.check_finite)?;
         self.schedule().validate()?;
         self.eval_split.parse::<crate::data::record_info::Split>()?;
         self.device.parse::<crate::backend::Device>()?.resolve()?;
         Ok(())
     }
 
+    /// What operands of products are rounded to.
+    pub fn products(&self) -> Option<DType> {
+        loss_scale::products(self.use_bfloat16, self.use_float16).ok().flatten()
+    }
     /// Learning rate by step.
     pub fn schedule(&self) -> Schedule {
         Schedule {
@@ -241,6 +254,7 @@ impl RunConfig {
             clip: self.clip as f32,
             weight_decay: self.weight_decay as f32,
             adam_epsilon: self.adam_epsilon as f32,
+            loss_scale: self.loss_scale,
             ..OptimizerOptions::default()
         }
     }

@@ -147,7 +147,7 @@ fn step_options(
         dropatt: rate(config.dropatt),
         position_dropout: config.position_dropout,
         recompute: config.recompute,
-        bf16: config.use_bfloat16,
+        products: config.products(),
         ..TransformerOptions::default()
     };
     StepOptions { transformer, objective: Objective::LanguageModel, accumulate, float: DType::F32, optimizer }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::fit;
+use super::loss_scale::{DynamicScale, LossScale};
 use super::step::{OptimizerOptions, StepOptions, StepProgram, Update};
 use crate::backend::{CheckFinite, Device, Executor};
 use crate::config::XlnetConfig;
@@ -23,6 +24,17 @@ pub struct StepResult {
     pub gradient_norm: f64,
     /// Learning rate of this update.
     pub learning_rate: f64,
+    /// What the loss was multiplied by while gradients were computed; neither loss nor norm tell it.
+    pub loss_scale: f64,
+    /// Loss or gradient was no finite number, nothing was updated, and the next step has a smaller `loss_scale`.
+    pub overflowed: bool,
+}
+
+impl StepResult {
+    /// Loss or gradient is no finite number, and no other scale of the loss can help.
+    pub fn diverged(&self) -> bool {
+        !(self.overflowed || self.loss.is_finite() && self.gradient_norm.is_finite())
+    }
 }
 
 /// What lies in memory beside what a program plans, or does not.
@@ -45,6 +57,9 @@ pub struct Session {
     seed: u64,
     step: u64,
     rows: Vec<u32>, // [A*B], numbers in the whole batch
+    loss_scale: LossScale,
+    /// Weights of the next step's loss, uploaded when its scale is known.
+    weights: Option<Vec<f32>>,
 }
 
 /// Random key of one step: a counter-based draw, so a resumed run has the same keys.
@@ -87,7 +102,9 @@ impl Session {
     }
     fn with(step_program: StepProgram, options: StepOptions, exec: Box<dyn Executor>, seed: u64) -> Result<Self> {
         let rows = (0..).take(options.accumulate * options.transformer.batch).collect();
-        let mut session = Session { step_program, options, exec, seed, step: 0, rows };
+        let setting = options.optimizer.map_or(1.0, |optimizer| optimizer.loss_scale);
+        let loss_scale = LossScale::new(setting, options.transformer.products)?;
+        let mut session = Session { step_program, options, exec, seed, step: 0, rows, loss_scale, weights: None };
         session.upload_constants()?;
         Ok(session)
     }
@@ -151,6 +168,14 @@ impl Session {
     pub fn set_seed(&mut self, seed: u64) {
         self.seed = seed;
     }
+    /// What the loss of the next step is multiplied by.
+    pub fn loss_scale(&self) -> &LossScale {
+        &self.loss_scale
+    }
+    /// Continues with the scale of a resumed run.
+    pub fn resume_loss_scale(&mut self, state: Option<DynamicScale>) {
+        self.loss_scale.resume(state);
+    }
     /// Which rows of the whole batch are this session's, in its order; all of them unless told. Dropout is drawn by row of
     /// the whole batch, so that ranks and micro-batches drop what the undivided batch drops.
     ///
@@ -199,7 +224,28 @@ impl Session {
     /// # Errors
     /// When the length differs.
     pub fn input_f32(&mut self, name: &str, data: &[f32]) -> Result<()> {
-        self.step_program.program.find(name).map_or(Ok(()), |id| self.exec.upload_f32(id, data))
+        let Some(id) = self.step_program.program.find(name) else { return Ok(()) };
+        // The step before may still run, and decides which scale these are multiplied by.
+        if self.step_program.weights == Some(id) && self.loss_scale != LossScale::Fixed(1.0) {
+            let expected = self.step_program.program.tensor(id).shape;
+            if expected.len() != data.len() {
+                return Err(Error::shape("upload", name, expected, format_args!("{} values", data.len())));
+            }
+            self.weights = Some(data.to_vec());
+            return Ok(());
+        }
+        self.exec.upload_f32(id, data)
+    }
+    /// Uploads the weights of the loss, multiplied by its scale, where it has one.
+    fn upload_weights(&mut self) -> Result<()> {
+        let (Some(id), Some(weights)) = (self.step_program.weights, &self.weights) else { return Ok(()) };
+        let scale = self.loss_scale.factor();
+        let scaled: Vec<f32> = weights.iter().map(|&weight| (f64::from(weight) * scale) as f32).collect();
+        self.exec.upload_f32(id, &scaled)
+    }
+    /// The loss that was computed, without its scale.
+    fn read_loss(&mut self) -> Result<f64> {
+        Ok(self.exec.download_f64(self.step_program.loss)?[0] / self.loss_scale.factor())
     }
 
     /// Uploads a pretraining batch; every target weighs the same, whichever micro-batch it is in.
@@ -269,24 +315,33 @@ impl Session {
         self.exec.run_phase(if training { "remember" } else { "forward" })
     }
 
-    /// Forward and backward of the uploaded batch; returns the loss.
+    /// Forward and backward of the uploaded batch; returns the loss. Gradients are [`Self::loss_scale`] times its own.
     ///
     /// # Errors
     /// When the device fails.
     pub fn backward(&mut self) -> Result<f64> {
         self.upload_keys()?;
+        self.upload_weights()?;
         self.exec.run_phase("backward")?;
-        Ok(self.exec.download_f64(self.step_program.loss)?[0])
+        self.read_loss()
     }
 
-    /// Clip and update after [`Self::backward`]; returns norm and learning rate.
+    /// Clip and update after [`Self::backward`], whose loss, or the sum of all ranks', is given. Where the gradient has no
+    /// finite norm no weight changes.
     ///
     /// # Errors
     /// When the program has no update, or the device fails.
-    pub fn update(&mut self) -> Result<(f64, f64)> {
+    pub fn update(&mut self, loss: f64) -> Result<StepResult> {
         self.upload_hyper()?;
         self.exec.run_phase("update")?;
-        self.updated()
+        self.updated(loss)
+    }
+    /// Goes on without an update after a [`Self::backward`] whose loss, or the sum of all ranks', is no finite number.
+    ///
+    /// # Errors
+    /// When the program has no update.
+    pub fn skip_update(&mut self, loss: f64) -> Result<StepResult> {
+        self.count(loss, f64::NAN)
     }
     /// The optimiser and the tensors of its update.
     fn updating(&self) -> Result<(OptimizerOptions, &Update)> {
@@ -297,16 +352,27 @@ impl Session {
     fn upload_hyper(&mut self) -> Result<()> {
         let (optimizer, update) = self.updating()?;
         let hyper = update.hyper;
-        self.exec.upload_f64(hyper, &optimizer.hyper(self.step))
+        self.exec.upload_f64(hyper, &optimizer.hyper(self.step, self.loss_scale.factor()))
     }
-    /// Counts the step; returns norm and learning rate of the update that was run.
-    fn updated(&mut self) -> Result<(f64, f64)> {
-        let (optimizer, update) = self.updating()?;
-        let square_norm = update.square_norm;
-        let norm = self.exec.download_f64(square_norm)?[0].sqrt();
-        let rate = optimizer.schedule.rate(self.step);
+    /// Counts the update that was run.
+    fn updated(&mut self, loss: f64) -> Result<StepResult> {
+        let square_norm = self.updating()?.1.square_norm;
+        let norm = self.exec.download_f64(square_norm)?[0].sqrt() / self.loss_scale.factor();
+        self.count(loss, norm)
+    }
+    /// Counts a step, updated or not, and adapts the scale of the loss.
+    fn count(&mut self, loss: f64, gradient_norm: f64) -> Result<StepResult> {
+        let learning_rate = self.updating()?.0.schedule.rate(self.step);
+        let loss_scale = self.loss_scale.factor();
         self.step += 1;
-        Ok((norm, rate))
+        let (step, overflowed) = (self.step, self.loss_scale.follow(loss.is_finite() && gradient_norm.is_finite()));
+        if overflowed {
+            let next = self.loss_scale.factor();
+            tracing::info!(
+                "step {step} overflows with loss_scale {loss_scale} and changes no weight; it is {next} now"
+            );
+        }
+        Ok(StepResult { step, loss, gradient_norm, learning_rate, loss_scale, overflowed })
     }
 
     /// A whole training step on the uploaded batch, handed to the device at once. Where the gradient has no finite norm
@@ -325,13 +391,13 @@ impl Session {
     /// Those of `train`.
     pub fn train_and(&mut self, meanwhile: impl FnOnce(&mut Session)) -> Result<StepResult> {
         self.upload_keys()?;
+        self.upload_weights()?;
         self.upload_hyper()?;
         let program = &self.step_program.program;
         self.exec.run(program.phase("backward").start..program.phase("update").end)?;
         meanwhile(self);
-        let loss = self.exec.download_f64(self.step_program.loss)?[0];
-        let (gradient_norm, learning_rate) = self.updated()?;
-        Ok(StepResult { step: self.step, loss, gradient_norm, learning_rate })
+        let loss = self.read_loss()?;
+        self.updated(loss)
     }
 
     /// Sets all memories to zeros, as at the start of training.

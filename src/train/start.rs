@@ -117,12 +117,13 @@ pub(super) fn resume(
     window: &mut Window,
     guard: &mut LossGuard,
 ) -> Result<()> {
-    let TrainState { step, data, seed, loss_window, guard: usual, .. } = from.state.clone();
+    let TrainState { step, data, seed, loss_window, guard: usual, loss_scale, .. } = from.state.clone();
     let position: Position = serde_json::from_value(data)
         .map_err(|e| Error::data(&from.path, format!("its place in the data is not readable: {e}")))?;
     loader.seek(position);
     session.set_step(step);
     session.set_seed(seed);
+    session.resume_loss_scale(loss_scale);
     *window = Window { losses: loss_window };
     *guard = usual;
     Ok(())
@@ -184,6 +185,7 @@ fn state(plan: &RunPlan, session: &Session, progress: &Progress) -> Result<Train
         seed: session.seed(),
         loss_window: progress.window.losses.clone(),
         guard: progress.guard.clone(),
+        loss_scale: session.loss_scale().state(),
         vocabulary: plan.records.vocabulary_hash.clone(),
         settings: serde_json::to_value(&plan.config).map_err(json)?,
     })

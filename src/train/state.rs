@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::guard::LossGuard;
+use super::loss_scale::DynamicScale;
 use crate::{Error, Result};
 
 /// Version of the checkpoint format that this library writes.
@@ -28,6 +29,9 @@ pub struct TrainState {
     /// What losses are usual.
     #[serde(default)]
     pub guard: LossGuard,
+    /// The factor of the loss, where it adapts itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<DynamicScale>,
     /// SHA-256 of the vocabulary in hexadecimal; `None` when the run has none.
     pub vocabulary: Option<String>,
     /// Resolved settings of the run.
@@ -82,7 +86,9 @@ pub(crate) mod exact {
 
 #[cfg(test)]
 mod tests {
+    use super::super::loss_scale::LossScale;
     use super::*;
+    use crate::tensor::DType;
 
     #[test]
     fn json_keeps_every_bit() {
@@ -93,6 +99,7 @@ mod tests {
             loss_window: vec![0.1 + 0.2, 1.0 / 3.0, 5e-324, f64::MAX, f64::INFINITY, 2.225_073_858_507_201e-308],
             vocabulary: Some("ab".repeat(32)),
             guard: LossGuard::default(),
+            loss_scale: LossScale::new(0.0, Some(DType::F16)).unwrap().state(),
             settings: serde_json::json!({"learning_rate": 1e-4, "name": "π \"x\"\n"}),
         };
         let file = StateFile { format_version: FORMAT_VERSION, state, sha256: BTreeMap::new() };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::loss_scale::LossScale;
 use super::schedule::Schedule;
 use crate::backend::{Device, Executor};
 use crate::config::XlnetConfig;
@@ -103,6 +104,8 @@ pub struct OptimizerOptions {
     pub lr_layer_decay_rate: f32,
     /// What it scales.
     pub layer_decay: LayerDecay,
+    /// Factor of the loss while gradients are computed; 0 is 1, or adapts itself with products in f16. See [`LossScale`].
+    pub loss_scale: f64,
 }
 
 impl Default for OptimizerOptions {
@@ -117,13 +120,15 @@ impl Default for OptimizerOptions {
             beta2: 0.999,
             lr_layer_decay_rate: 1.0,
             layer_decay: LayerDecay::Gradient,
+            loss_scale: 0.0,
         }
     }
 }
 
 impl OptimizerOptions {
-    /// Values of the `hyper` input of [`Adam`] for the update that follows `step` updates.
-    pub fn hyper(&self, step: u64) -> [f64; Adam::HYPER_LEN] {
+    /// Values of the `hyper` input of [`Adam`] for the update that follows `step` updates, from gradients of a loss that was
+    /// multiplied by `loss_scale`.
+    pub fn hyper(&self, step: u64, loss_scale: f64) -> [f64; Adam::HYPER_LEN] {
         let rate = self.schedule.rate(step);
         let t = (step + 1).min(1 << 30) as i32;
         let corrected = if self.weight_decay > 0.0 {
@@ -132,7 +137,7 @@ impl OptimizerOptions {
             rate * (1.0 - self.beta2.powi(t)).sqrt() / (1.0 - self.beta1.powi(t))
         };
         let (clip, eps, decay) = (f64::from(self.clip), f64::from(self.adam_epsilon), f64::from(self.weight_decay));
-        [corrected, clip, self.beta1, self.beta2, eps, decay]
+        [corrected, clip, self.beta1, self.beta2, eps, decay, 1.0 / loss_scale]
     }
 }
 
@@ -160,6 +165,8 @@ pub struct StepProgram {
     pub params: Vec<TensorId>,
     /// Weighted sum of losses over the whole batch.
     pub loss: TensorId, // [1]
+    /// Weights of the losses of rows or targets; gradients are proportional to them. `None` where nothing is learnt.
+    pub weights: Option<TensorId>,
     /// Predictions, as the [`Objective`] says.
     pub outputs: Vec<TensorId>,
     /// The optimiser's tensors; `None` in a program without gradients.
@@ -178,7 +185,7 @@ pub struct Update {
     /// Square of the global norm of the gradient, before clipping.
     pub square_norm: TensorId, // [1]
     /// The optimiser's constants, [`OptimizerOptions::hyper`].
-    pub hyper: TensorId, // [6]
+    pub hyper: TensorId, // [7]
 }
 
 /// Tensors of one trained parameter.
@@ -221,6 +228,7 @@ impl StepProgram {
     pub fn build(config: &XlnetConfig, options: &StepOptions) -> Result<StepProgram> {
         if let Some(optimizer) = &options.optimizer {
             optimizer.schedule.validate()?;
+            LossScale::new(optimizer.loss_scale, options.transformer.products)?;
         }
         if options.accumulate == 0 {
             return Err(Error::config("accumulate must be at least 1, but is 0"));
@@ -231,8 +239,8 @@ impl StepProgram {
         let (t, objective) = (&t, options.objective);
         let mut builder = Builder::new(options.float);
         let b = &mut builder;
-        if t.bf16 {
-            b.set_products(DType::Bf16);
+        if let Some(dtype) = t.products {
+            b.set_products(dtype);
         }
         let params = TransformerParams::declare(b, config, t.query != QueryKind::None, t.segments);
         let head = declare_head(b, config, &params, objective);
@@ -286,6 +294,7 @@ impl StepProgram {
             program: Arc::new(builder.finish()?),
             params: all_params,
             loss: loss_id,
+            weights: labels.weights,
             outputs,
             update,
             memory: inputs.memory,

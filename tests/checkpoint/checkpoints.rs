@@ -24,6 +24,7 @@ fn state(step: u64) -> TrainState {
         data: serde_json::json!({"record": 12}),
         seed: 99,
         loss_window: vec![2.5, 1.0 / 3.0],
+        loss_scale: serde_json::from_str(r#"{"scale": 512.0, "good_steps": 7}"#).unwrap(),
         vocabulary: Some("00".into()),
         guard: LossGuard::default(),
         settings: serde_json::json!({"learning_rate": 0.001}),

@@ -60,6 +60,14 @@ fn there_and_back() {
     assert!(out.contains("dropped beta1_power") && out.contains("37 variables kept"), "{out}");
     let out = succeeds(dir, "checkpoint diff trained cleaned");
     assert!(out.trim_end().ends_with("0 tensors differ, 41 are equal bit for bit"), "{out}");
+    // A directory without the optimiser's state still tells how far its weights were trained; a mean was not trained.
+    succeeds(dir, &format!("convert {adam} noted --to hugging-face --optimizer"));
+    succeeds(dir, "checkpoint clean noted cleaned-again");
+    let out = succeeds(dir, "checkpoint inspect --names cleaned-again");
+    assert!(out.trim_end().ends_with("weights after 5 updates"), "{out}");
+    succeeds(dir, "checkpoint average --output mean noted cleaned-again");
+    let out = succeeds(dir, "checkpoint inspect --names mean");
+    assert!(!out.contains("updates"), "{out}");
     let listed = succeeds(dir, &format!("checkpoint inspect --names {}", golden("tf_bundles/sliced.ckpt").display()));
     assert!(listed.contains("in slices") && listed.contains("not usable as a model"), "{listed}");
     // A zip is called by its own name, not by that of what it was unpacked to.

@@ -13,7 +13,7 @@ struct At { param: u32, grad: u32, m: u32, v: u32, square_norm: u32, hyper: u32 
 @group(0) @binding(2) var<storage, read_write> m: array<T>;           // [n]
 @group(0) @binding(3) var<storage, read_write> v: array<T>;           // [n]
 @group(0) @binding(4) var<storage, read_write> square_norm: array<T>; // [1]
-@group(0) @binding(5) var<storage, read_write> hyper: array<T>;       // [6]
+@group(0) @binding(5) var<storage, read_write> hyper: array<T>;       // [7]
 
 // Number of this work group in a grid that was folded to two dimensions, since each has at most 65535.
 fn flat_group(group: vec3u, groups: vec3u) -> u32 {
@@ -40,9 +40,10 @@ fn adam(
   let beta1 = f32(hyper[at.hyper + 2u]);
   let beta2 = f32(hyper[at.hyper + 3u]);
   let eps = f32(hyper[at.hyper + 4u]);
-  var factor = p.grad_scale;
+  let rescale = f32(hyper[at.hyper + 6u]);
+  var factor = p.grad_scale * rescale;
   if clip > 0.0 {
-    factor *= clip / max(sqrt(norm2), clip);
+    factor *= clip / max(rescale * sqrt(norm2), clip);
   }
   let g = f32(grad[at.grad + i]) * factor;
   let first = fma(beta1, f32(m[at.m + i]), (1.0 - beta1) * g);

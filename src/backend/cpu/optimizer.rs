@@ -27,13 +27,14 @@ pub fn square_norm<R: Real>(x: &[R]) -> f64 {
 
 /// One parameter's step; see [`Adam`] for the formula and the order of `hyper`.
 pub fn adam<R: Real>(op: &Adam, param: &mut [R], m: &mut [R], v: &mut [R], grad: &[R], square_norm: R, hyper: &[R]) {
-    let [lr, clip, beta1, beta2, eps, weight_decay] = std::array::from_fn(|i| hyper[i]);
+    let [lr, clip, beta1, beta2, eps, weight_decay, rescale] = std::array::from_fn(|i| hyper[i]);
     let norm = square_norm.sqrt();
     if !norm.to_f64().is_finite() {
         return;
     }
+    let norm = norm * rescale;
     let clipped = if clip > R::ZERO && norm > clip { clip / norm } else { R::ONE };
-    let g_scale = R::from_f64(f64::from(op.grad_scale)) * clipped;
+    let g_scale = R::from_f64(f64::from(op.grad_scale)) * rescale * clipped;
     let rate = lr * R::from_f64(f64::from(op.lr_scale));
     let decay = if op.decays { weight_decay } else { R::ZERO };
     let (one_minus1, one_minus2) = (R::ONE - beta1, R::ONE - beta2);
@@ -82,9 +83,11 @@ mod tests {
                 lr_scale: 0.25,
             };
             for (clip, norm) in [(0.0, 3.0), (1.0, 4.0), (5.0, 4.0)] {
-                for n in [1, 3, 17, 33, BLOCK + 1] {
+                for (n, scale) in [(1, 1.0), (3, 1024.0), (17, 0.5), (33, 1.0), (BLOCK + 1, 3.0)] {
                     let (mut p, mut m, mut v) = (vec![1.0f64; n], vec![0.2; n], vec![0.3; n]);
-                    adam(&op, &mut p, &mut m, &mut v, &vec![2.0; n], norm * norm, &[0.1, clip, 0.9, 0.99, 1e-6, 0.01]);
+                    let (grad, scaled) = (vec![2.0 * scale; n], norm * scale);
+                    let hyper = [0.1, clip, 0.9, 0.99, 1e-6, 0.01, 1.0 / scale];
+                    adam(&op, &mut p, &mut m, &mut v, &grad, scaled * scaled, &hyper);
                     let g = 2.0 * 0.5 * if clip == 1.0 { 0.25 } else { 1.0 };
                     let (wm, wv) = (0.9 * 0.2 + 0.1 * g, 0.99 * 0.3 + 0.01 * g * g);
                     let wp = 1.0 - 0.1 * 0.25 * (wm / (f64::sqrt(wv) + 1e-6) + if decays { 0.01 } else { 0.0 });

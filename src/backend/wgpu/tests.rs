@@ -216,7 +216,7 @@ fn what_lies_side_by_side_is_launched_together() {
     let ops = program.phase("update");
     let run = |parts: &[std::ops::Range<usize>]| {
         let mut e = Device::Wgpu(0).open(program.clone()).unwrap();
-        e.upload_f32(hyper, &[0.1, 1.0, 0.9, 0.999, 1e-8, 0.01]).unwrap();
+        e.upload_f32(hyper, &[0.1, 1.0, 0.9, 0.999, 1e-8, 0.01, 1.0]).unwrap();
         for (i, tensors) in all.iter().enumerate() {
             for (j, &id) in tensors.iter().enumerate().take(2) {
                 let n = 1 + 97 * i;
@@ -272,9 +272,9 @@ fn lesser_adapters_refuse_in_a_sentence() {
         b
     };
     let text = refusal(cast(DType::F16), &Caps { f16: false, ..Caps::default() });
-    assert!(text.starts_with("cast in head: this adapter lacks SHADER_F16") && text.contains("in f32"), "{text}");
+    assert!(text.starts_with("cast in head: this adapter lacks SHADER_F16") && text.contains("use f32"), "{text}");
     let text = refusal(cast(DType::Bf16), &Caps::default());
-    assert!(text.starts_with("cast in head: WGSL has no bf16; run in f32"), "{text}");
+    assert!(text.starts_with("cast in head: WGSL has no bf16; use float16"), "{text}");
     let text = refusal(cast(DType::F16), &Caps { binding_bytes: 1024, ..Caps::default() });
     assert!(text.contains("max_storage_buffer_binding_size") && text.contains("use a smaller batch"), "{text}");
     let text = refusal(cast(DType::F16), &Caps { storage_buffers: 1, ..Caps::default() });

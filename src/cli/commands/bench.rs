@@ -12,6 +12,7 @@ use crate::config::XlnetConfig;
 use crate::program::Program;
 use crate::tensor::DType;
 use crate::train::init::{InitOptions, initialize};
+use crate::train::loss_scale::products;
 use crate::train::session::Session;
 use crate::{ErrorKind, Result};
 use limits::Limits;
@@ -23,8 +24,9 @@ const LENGTHS: [usize; 4] = [64, 128, 256, 512];
 /// Measures, prints the table, and writes it as JSON and SVG.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let device = args.device.resolve()?;
-    let limits = Limits::of(device, args.bf16, args.quick)?;
-    let mut report = Report::new(device, args.bf16, limits);
+    let products = products(args.bf16, args.f16)?;
+    let limits = Limits::of(device, products, args.quick)?;
+    let mut report = Report::new(device, products, limits);
     print(&report.head());
     for (name, config) in models(args)? {
         for &task in &args.task {
@@ -92,6 +94,7 @@ fn measure(
         dropout: args.dropout,
         recompute: Recomputation::None,
         bf16: args.bf16,
+        f16: args.f16,
         accumulate: 1,
         inference: false,
         device,

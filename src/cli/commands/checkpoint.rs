@@ -104,6 +104,8 @@ fn describe(model: &Imported) -> String {
     if let Some(state) = &model.optimizer {
         let kind = state.kind.map_or("an optimiser".into(), |kind| format!("{kind:?}"));
         text += &format!("; state of {kind} after {} updates", grouped(state.step));
+    } else if let Some(updates) = model.settings.updates() {
+        text += &format!("; weights after {} updates", grouped(updates));
     }
     text
 }
@@ -161,6 +163,7 @@ pub fn average(args: &AverageArgs) -> anyhow::Result<()> {
     if model.head.is_none() {
         model.head.clone_from(&args.source.head);
     }
+    model.settings.set_updates(None); // no run made these weights
     new_directory(&args.output)?;
     let to = args.to.unwrap_or(target(model.format));
     export(&args.output, model, to, &args.result)?;

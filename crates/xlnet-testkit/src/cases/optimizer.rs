@@ -24,8 +24,9 @@ pub fn cases() -> Vec<Case> {
                     let (param, grad) = (s.normal("param", [n]), s.normal("grad", [n]));
                     let (m, v) = (s.normal("m", [n]), s.uniform("v", [n], 0.0, 1.0));
                     let square_norm = s.floats("square_norm", [1], vec![square_norm]);
-                    let hyper = s.floats("hyper", [Adam::HYPER_LEN], vec![0.01, clip, 0.9, 0.999, 1e-6, 0.1]);
-                    let (grad_scale, lr_scale) = if decays { (0.75, 0.5) } else { (1.0, 1.0) };
+                    let (grad_scale, lr_scale, rescale) = if decays { (0.75, 0.5, 0.125) } else { (1.0, 1.0, 1.0) };
+                    let hyper = vec![0.01, clip, 0.9, 0.999, 1e-6, 0.1, rescale];
+                    let hyper = s.floats("hyper", [Adam::HYPER_LEN], hyper);
                     s.push(Adam { param, grad, m, v, square_norm, hyper, decays, grad_scale, lr_scale })
                 }));
             }

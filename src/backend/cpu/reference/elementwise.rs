@@ -66,8 +66,8 @@ pub(super) fn square_norm(op: &SquareNorm, t: &mut Env) -> Result<()> {
 
 pub(super) fn adam(op: &Adam, t: &mut Env) -> Result<()> {
     let hyper = t.floats(op.hyper);
-    let (lr, clip, beta1, beta2, eps, weight_decay) = (hyper[0], hyper[1], hyper[2], hyper[3], hyper[4], hyper[5]);
-    let norm = t.floats(op.square_norm)[0].sqrt();
+    let [lr, clip, beta1, beta2, eps, weight_decay, rescale] = std::array::from_fn(|i| hyper[i]);
+    let norm = t.floats(op.square_norm)[0].sqrt() * rescale;
     if !norm.is_finite() {
         return Ok(());
     }
@@ -75,7 +75,7 @@ pub(super) fn adam(op: &Adam, t: &mut Env) -> Result<()> {
     let weight_decay = if op.decays { weight_decay } else { 0.0 };
     let (mut p, mut m, mut v) = (t.floats(op.param), t.floats(op.m), t.floats(op.v));
     for (i, grad) in t.floats(op.grad).into_iter().enumerate() {
-        let g = grad * f64::from(op.grad_scale) * clipped;
+        let g = grad * rescale * f64::from(op.grad_scale) * clipped;
         m[i] = beta1 * m[i] + (1.0 - beta1) * g;
         v[i] = beta2 * v[i] + (1.0 - beta2) * g * g;
         p[i] -= lr * f64::from(op.lr_scale) * (m[i] / (v[i].sqrt() + eps) + weight_decay * p[i]);

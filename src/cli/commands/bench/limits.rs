@@ -23,12 +23,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The limits of `device` in f32, or with products in bf16; `quick` measures small ones.
+    /// The limits of `device` in f32, or with products in half precision; `quick` measures small ones.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn of(device: Device, bf16: bool, quick: bool) -> Result<Limits> {
-        match nominal(device, bf16) {
+    pub fn of(device: Device, half: Option<DType>, quick: bool) -> Result<Limits> {
+        match nominal(device, half) {
             Some(limits) => Ok(limits),
             None => measured(device, quick),
         }
@@ -36,25 +36,26 @@ impl Limits {
 }
 
 #[cfg(feature = "cuda")]
-fn nominal(device: Device, bf16: bool) -> Option<Limits> {
+fn nominal(device: Device, half: Option<DType>) -> Option<Limits> {
     let Device::Cuda(number) = device else { return None };
     let info = crate::backend::cuda::find(number).ok()?;
     // Multiply-adds in f32 a clock and multiprocessor, from the CUDA programming guide.
-    // Tensor cores: what NVIDIA's papers on each architecture state for bf16 with sums in f32, without sparsity.
+    // Tensor cores: what NVIDIA's papers on each architecture state for halves with sums in f32, without sparsity.
     let lanes = match info.capability {
-        (8, 0) if bf16 => 1024.0,
-        (8, _) | (12, _) if bf16 => 256.0,
-        (9 | 10, _) if bf16 => 2048.0,
+        (7, _) if half == Some(DType::F16) => 512.0,
+        (8, 0) if half.is_some() => 1024.0,
+        (8, _) | (12, _) if half.is_some() => 256.0,
+        (9 | 10, _) if half.is_some() => 2048.0,
         (7, _) | (8, 0) => 64.0,
         _ => 128.0,
     };
     let flops = 2.0 * lanes * f64::from(info.multiprocessors) * info.clock;
-    let units = if bf16 { "tensor cores in bf16" } else { "f32 without tensor cores" };
+    let units = half.map_or("f32 without tensor cores".to_owned(), |half| format!("tensor cores in {half}"));
     let source = format!("clock, multiprocessors and memory bus that the driver tells; {units}");
     (flops > 0.0 && info.bandwidth > 0.0).then_some(Limits { flops, bytes: info.bandwidth, source })
 }
 #[cfg(not(feature = "cuda"))]
-fn nominal(_: Device, _: bool) -> Option<Limits> {
+fn nominal(_: Device, _: Option<DType>) -> Option<Limits> {
     None
 }
 

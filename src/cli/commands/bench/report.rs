@@ -11,6 +11,7 @@ use crate::backend::Device;
 use crate::cli::args::Task;
 use crate::op::Cost;
 use crate::size::bytes;
+use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// Everything that was measured.
@@ -23,7 +24,7 @@ pub struct Report {
     /// What it is.
     pub name: String,
     /// Precision.
-    pub dtype: &'static str,
+    pub dtype: std::borrow::Cow<'static, str>,
     /// Who computes matrix products.
     pub products: String,
     /// What it can do at most.
@@ -112,8 +113,8 @@ pub fn word(task: Task) -> &'static str {
 
 impl Report {
     /// An empty table.
-    pub fn new(device: Device, bf16: bool, limits: Limits) -> Self {
-        let dtype = if bf16 { "products of bf16" } else { "f32" };
+    pub fn new(device: Device, half: Option<DType>, limits: Limits) -> Self {
+        let dtype = half.map_or("f32".into(), |half| format!("products of {half}").into());
         let (version, name) = (env!("CARGO_PKG_VERSION"), name(device));
         let products = products(device);
         Report { version, device: device.to_string(), name, dtype, products, limits, steps: vec![] }
