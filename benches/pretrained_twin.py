@@ -3,7 +3,7 @@
 
     python benches/pretrained_twin.py CORPUS OUT [--xlnet xlnet] [--seeds 1,2,3] [--svg OUT/twins.svg]
 
-CORPUS holds books-00.txt to books-08.txt: one sentence a line. A model of 3 layers of width 128 is pretrained for 550 updates
+CORPUS holds books-00.txt to books-08.txt: one sentence a line. A model of 3 layers of width 128 is pretrained for 2 000 updates
 of 16 x 128 tokens on books 00 to 07. Then it and its twin, of the same sizes with random weights, learn to put back the
 punctuation: 2 000 rows of 24 words from these books, in lower case and without marks, each word to be tagged with the mark
 that followed it. They are judged by 400 rows of book 08, which neither has seen; seeds are those of order, dropout and all
@@ -22,10 +22,11 @@ import subprocess
 MARKS = {",": "B-comma", ".": "B-stop", ";": "B-semicolon", ":": "B-colon", "?": "B-question", "!": "B-exclamation"}
 SIZES = "--n_layer 3 --d_model 128 --n_head 4 --d_head 32 --d_inner 512 --ff_activation gelu --untie_r"
 RECORDS = "--bsz_per_host 16 --seq_len 128 --reuse_len 64 --bi_data --num_predict 21 --uncased"
-PRETRAIN = """--train_steps 550 --save_steps 550 --min_lr_ratio 0.4 --learning_rate 1e-3 --warmup_steps 100 --adam_epsilon 1e-6 --mem_len 64
+UPDATES = 2000  # of pretraining
+PRETRAIN = f"""--train_steps {UPDATES} --save_steps {UPDATES} --min_lr_ratio 0.1 --learning_rate 1e-3 --warmup_steps 100 --adam_epsilon 1e-6 --mem_len 64
     --perm_size 64 --dropout 0.1 --dropatt 0.1 --init_std 0.05 --iterations 50 --seed 1"""
-FINETUNE = """--task_name ner --max_seq_length 48 --train_batch_size 32 --train_steps 80 --save_steps 20 --learning_rate 1e-3
-    --warmup_steps 10 --adam_epsilon 1e-6 --init_std 0.05 --iterations 20 --uncased"""
+FINETUNE = """--task_name ner --max_seq_length 48 --train_batch_size 32 --train_steps 400 --save_steps 50 --learning_rate 1e-3
+    --warmup_steps 40 --adam_epsilon 1e-6 --init_std 0.05 --iterations 50 --uncased"""
 
 
 def rows(books, count, rng, words=24):
@@ -106,7 +107,7 @@ def main():
         xlnet(line, more=books[:8])
     if not (records / "tfrecords").exists():
         xlnet(f"corpus build --sp_path {vocabulary} --save_dir {records} {RECORDS} --input", more=books[:8])
-    if not (pretrained / "step-550").exists():
+    if not (pretrained / f"step-{UPDATES}").exists():
         line = f"pretrain --record_info_dir {records}/tfrecords --model_dir {pretrained} {SIZES} {PRETRAIN}"
         xlnet(line, out / "pretrain.log")
     rng = random.Random(1)
@@ -114,7 +115,7 @@ def main():
         text = ["".join(f"{word}\t{tag}\n" for word, tag in row) for row in rows(some, count, rng)]
         (out / f"{name}.txt").write_text("\n".join(text))
 
-    weights = {"pretrained": f"--init_checkpoint {pretrained}/step-550", "twin": f"--model_config_path {pretrained}/step-550/config.json"}
+    weights = {"pretrained": f"--init_checkpoint {pretrained}/step-{UPDATES}", "twin": f"--model_config_path {pretrained}/step-{UPDATES}/config.json"}
     twins = {name: [] for name in weights}
     for seed in args.seeds.split(","):
         for name, start in weights.items():
