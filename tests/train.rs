@@ -470,7 +470,8 @@ fn products_in_halves_learn_like_f32() -> Result<()> {
 /// A power of two moves exponents alone: losses, norms and weights are those of the loss as it is, bit for bit.
 #[test]
 fn the_scale_of_the_loss_changes_no_bit() -> Result<()> {
-    let run = |loss_scale: f64| -> Result<(Vec<(f64, f64)>, Vec<f32>)> {
+    type Run = (Vec<(f64, f64)>, Vec<f32>);
+    let run = |loss_scale: f64| -> Result<Run> {
         let mut session = small_session(None, loss_scale, Device::Cpu)?;
         let steps: Result<Vec<_>> = (0..4).map(|_| session.train()).collect();
         let steps = steps?;

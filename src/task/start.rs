@@ -19,7 +19,7 @@ use crate::{Error, Result};
 /// What is there to start from.
 pub(super) enum Origin {
     /// A checkpoint of the run itself, with sizes and epsilon of its model.
-    Run(Checkpoint, XlnetConfig, f32),
+    Run(Box<Checkpoint>, XlnetConfig, f32),
     /// A model of whatever format.
     Model(Box<Imported>),
     /// Sizes alone.
@@ -42,7 +42,7 @@ impl Origin {
             let eps = HuggingFaceConfig::read(&path)?.layer_norm_eps.map_or(LAYER_NORM_EPS, |eps| eps as f32);
             let sizes = XlnetConfig::read(&path)?;
             check_sizes(config, &sizes, "the checkpoint to go on from")?;
-            return Ok(Origin::Run(checkpoint, sizes, eps));
+            return Ok(Origin::Run(Box::new(checkpoint), sizes, eps));
         }
         let Some(named) = &config.init_checkpoint else {
             if config.spiece_model_file.is_none() {
