@@ -6,6 +6,7 @@ toolkit only for compute-sanitizer, which is used where it is found.
 
     python benches/compare_cuda.py                  # all of it, about half an hour
     python benches/compare_cuda.py --part step      # tests, attention or step alone
+    python benches/compare_cuda.py --f16            # for V100, T4, RTX 20, which have no bf16
     python benches/compare_cuda.py --dry_run        # tiny sizes on the processor: shows that the script works
 
 What is compared: our kernels as they run inside a training step of XLNet-Large without dropout, by the driver's events;
@@ -47,6 +48,18 @@ def run(command: list, **env: str) -> str:
     return done.stdout
 
 
+def precision(args) -> str:
+    """Element type of operands of products."""
+    return "f32" if args.f32 else "f16" if args.f16 else "bf16"
+
+
+def torch_dtype(args):
+    """PyTorch's name of it."""
+    import torch
+
+    return {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[precision(args)]
+
+
 def xlnet(args) -> str:
     """Path of the program."""
     return str(args.programs / "xlnet") if args.programs else "target/release/xlnet"
@@ -78,7 +91,7 @@ def ours(args) -> dict:
     command += ["--quick", "--device", "cpu", "--task", "classify"] if args.dry_run else [
         "--device", "cuda", "--model", "large", "--task", "classify", "--seq-len", str(args.length),
         "--tokens", str(args.batch * args.length), "--dropout", "0", "--steps", "20"]
-    command += [] if args.f32 else ["--bf16"]
+    command += [] if args.f32 else [f"--{precision(args)}"]
     if not args.programs:
         run(["cargo", "build", "--release"])
     print(run(command))
@@ -121,7 +134,7 @@ def attention(args) -> dict:
     from torch.nn.attention.flex_attention import flex_attention
 
     device, runs = ("cpu", 2) if args.dry_run else ("cuda", 30)
-    dtype = torch.float32 if args.f32 or args.dry_run else torch.bfloat16
+    dtype = torch.float32 if args.dry_run else torch_dtype(args)
     batch, heads, length, width = (1, 2, 128, 16) if args.dry_run else (args.batch, 16, args.length, 64)
     torch.manual_seed(0)
 
@@ -192,14 +205,17 @@ def step(args, name: str) -> dict:
     ids = (torch.arange(batch * length, device=device) * 7919 % config.vocab_size).view(batch, length)
     labels = torch.arange(batch, device=device) % 2
     forward = torch.compile(model) if name.endswith("compiled") else model
+    scaler = torch.amp.GradScaler(device, enabled=args.f16)  # hands everything through where it is not enabled
 
     def whole():
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=not args.f32):
+        with torch.autocast(device, dtype=torch_dtype(args), enabled=not args.f32):
             loss = forward(input_ids=ids, labels=labels, use_mems=False).loss
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
 
     try:
         return {("training step", name): median_ms(whole, device, runs)}
@@ -210,8 +226,7 @@ def step(args, name: str) -> dict:
 
 def table(args, mine: dict, theirs: dict) -> str:
     """The targets, as Markdown."""
-    precision = "f32" if args.f32 else "bf16"
-    rows = [f"batch {args.batch}, {args.length} tokens, 16 heads of 64, {precision}; torch {versions()}; {card()}", "",
+    rows = [f"batch {args.batch}, {args.length} tokens, 16 heads of 64, {precision(args)}; torch {versions()}; {card()}", "",
             "| | beside | ours, ms | theirs, ms | speed | target | |", "|---|---|---|---|---|---|---|"]
     for figure, name, target in TARGETS:
         if figure not in mine or (figure, name) not in theirs:
@@ -243,7 +258,9 @@ def main() -> None:
     parser.add_argument("--part", choices=["tests", "attention", "step", "speed"], help="only this part; speed: attention and step")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--f32", action="store_true", help="everything in f32 instead of bf16")
+    types = parser.add_mutually_exclusive_group()
+    types.add_argument("--f32", action="store_true", help="everything in f32 instead of bf16")
+    types.add_argument("--f16", action="store_true", help="halves are f16 instead of bf16, with a scale of the loss")
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "target" / "compare_cuda", help="receives all figures")
     parser.add_argument("--programs", type=pathlib.Path, help="folder with xlnet and the tests ops, train, hugging_face and "
                         "model built elsewhere, for a machine without Rust")
