@@ -1,7 +1,7 @@
 //# computes   g = grad * rescale * grad_scale * clip / max(rescale |grad|, clip); m = beta1 m + (1 - beta1) g;
 //#            v = beta2 v + (1 - beta2) g^2; param -= lr * lr_scale * (m / (sqrt(v) + eps) + weight_decay * param)
 //# parallel   an invocation owns one element
-//# keys       dtype = f32|f16, decays = flag, wg = 256
+//# keys       dtype = f32, decays = flag, wg = 256
 //# buffers    param, grad, m, v, square_norm, hyper
 //# launch     flat, ceil(n / wg) work groups
 //# numerics   f32; every element alone

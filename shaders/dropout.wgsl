@@ -1,6 +1,6 @@
 //# computes   out = x * mask * scale
 //# parallel   an invocation owns 8 consecutive elements of a row, those of one Philox block
-//# keys       dtype = f32|f16, wg = 64
+//# keys       dtype = f32, wg = 64
 //# buffers    x, key, out
 //# launch     flat, ceil(R ceil(d / 8) / wg) work groups
 //# numerics   one product in f32

@@ -1,6 +1,6 @@
 //# computes   row_loss = f(x, label); dx = weight * f'(x, label)
 //# parallel   an invocation owns one row; the weighted sum of row_loss is a launch of sum
-//# keys       dtype = f32|f16, kind = squared_error|sigmoid_cross_entropy, dx = flag, wg = 64
+//# keys       dtype = f32, kind = squared_error|sigmoid_cross_entropy, dx = flag, wg = 64
 //# buffers    x, labels, weights, row_loss, dx
 //# launch     flat, ceil(R / wg) work groups
 //# numerics   f32

@@ -1,6 +1,6 @@
 //# computes   out = value
 //# parallel   an invocation owns one element
-//# keys       dtype = f32|f16, wg = 256
+//# keys       dtype = f32, wg = 256
 //# buffers    out
 //# launch     flat, ceil(n / wg) work groups
 //# numerics   exact

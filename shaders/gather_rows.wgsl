@@ -1,6 +1,6 @@
 //# computes   out[r] = table[ids[r]]; zeros where the id is negative
 //# parallel   an invocation owns one element
-//# keys       dtype = f32|f16, wg = 256
+//# keys       dtype = f32, wg = 256
 //# buffers    table, ids, out
 //# launch     flat, ceil(n / wg) work groups
 //# numerics   exact

@@ -1,6 +1,6 @@
 //# computes   dtable[ids[r]] (=|+=) sum over the rows r of equal id, in ascending order, of dout[r]
 //# parallel   an invocation owns one element of the first row of its id, and follows the links to the others
-//# keys       dtype = f32|f16, add = flag, wg = 256
+//# keys       dtype = f32, add = flag, wg = 256
 //# buffers    dout, ids, links, dtable
 //# launch     flat, ceil(n / wg) work groups; after gather_rows_grad_links, and after a fill with 0 where it overwrites
 //# numerics   sums in f32 in ascending order: deterministic

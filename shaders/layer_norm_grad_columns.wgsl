@@ -1,6 +1,6 @@
 //# computes   dgamma[b, c] = sum over the rows r of block b of dout * (sum - mean) * rstd; dbeta[b, c] likewise of dout
 //# parallel   an invocation owns one column of one block of rows
-//# keys       dtype = f32|f16, wg = 64
+//# keys       dtype = f32, wg = 64
 //# buffers    dout, sum, mean, rstd, partial_sums
 //# launch     [ceil(d / wg), blocks]; before layer_norm_grad, which may overwrite dout, and two of column_sum
 //# numerics   sums in f32 in ascending order, block by block: deterministic

@@ -1,6 +1,6 @@
 //# computes   out[r] = weight[r] * row + (1 - weight[r]) * x[r]; without weights out[r] = row
 //# parallel   an invocation owns one element
-//# keys       dtype = f32|f16, weighted = flag, wg = 256
+//# keys       dtype = f32, weighted = flag, wg = 256
 //# buffers    x, row, weight, out
 //# launch     flat, ceil(n / wg) work groups
 //# numerics   f32 inside

@@ -1,6 +1,6 @@
 //# computes   dx[r] (=|+=) (1 - weight[r]) * dout[r]; the gradient of row is a weighted column_sum
 //# parallel   an invocation owns one element
-//# keys       dtype = f32|f16, add = flag, wg = 256
+//# keys       dtype = f32, add = flag, wg = 256
 //# buffers    dout, weight, dx
 //# launch     flat, ceil(n / wg) work groups
 //# numerics   f32 inside

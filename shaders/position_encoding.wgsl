@@ -1,6 +1,6 @@
 //# computes   out[g, t] = [sin(p w_i).., cos(p w_i)..], p = clip(s_g (N - t)), w_i = 10000^(-2i/d)
 //# parallel   an invocation owns one pair (i, i + d/2) of all rows of a block
-//# keys       dtype = f32|f16, directed = flag, wg = 64
+//# keys       dtype = f32, directed = flag, wg = 64
 //# buffers    direction, out
 //# launch     [ceil(d / 2 / wg), ceil(P / block), G]
 //# numerics   angles as 64-bit fractions of a turn, exact to 1e-15; sin and cos by polynomials, 1e-7

@@ -1,6 +1,6 @@
 //# computes   out = softmax(x (1 - hidden) - 1e30 hidden) over the last dimension, or its logarithm
 //# parallel   a work group owns one row
-//# keys       dtype = f32|f16, hidden = flag, log = flag, wg = 128, subgroups = flag
+//# keys       dtype = f32, hidden = flag, log = flag, wg = 128, subgroups = flag
 //# buffers    x, hidden, out
 //# launch     flat, R work groups
 //# numerics   maximum first, then sums in f32 over the work group: deterministic

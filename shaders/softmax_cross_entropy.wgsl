@@ -1,6 +1,6 @@
 //# computes   row_loss = -log softmax(logits)[label]; dlogits = weight * (softmax - onehot) * (1 - hidden)
 //# parallel   a work group owns one row; the weighted sum of row_loss is a launch of sum
-//# keys       dtype = f32|f16, hidden = flag, dlogits = flag, wg = 128, subgroups = flag
+//# keys       dtype = f32, hidden = flag, dlogits = flag, wg = 128, subgroups = flag
 //# buffers    logits, hidden, labels, weights, row_loss, dlogits
 //# launch     flat, R work groups
 //# numerics   maximum first, then sums in f32 over the work group: deterministic

@@ -1,6 +1,6 @@
 //# computes   dx (=|+=) (1 - hidden) * y * (dy - sum over c of y dy)
 //# parallel   a work group owns one row
-//# keys       dtype = f32|f16, hidden = flag, add = flag, wg = 128, subgroups = flag
+//# keys       dtype = f32, hidden = flag, add = flag, wg = 128, subgroups = flag
 //# buffers    y, dy, hidden, dx
 //# launch     flat, R work groups
 //# numerics   sums in f32 over the work group: deterministic

@@ -1,13 +1,10 @@
 //# computes   out[g] (=|+=) sum of x, of x^2 or of x * weight over the g-th of equal parts: a step of square_norm and losses
 //# parallel   a work group owns one part
-//# keys       source = f32|f16, dtype = f32|f16, of = x|square|product, add = flag, wg = 256, subgroups = flag
+//# keys       source = f32, dtype = f32, of = x|square|product, add = flag, wg = 256, subgroups = flag
 //# buffers    x, weight, out
 //# launch     [parts]; many parts go to scratch in f32 and are summed by a second launch of one part
 //# numerics   f32; each invocation in ascending order, then over the work group: deterministic
 //# history    1: first version
-//% if source == "f16" and dtype != "f16"
-enable f16;
-//% endif
 //% include "lib/dtype.wgsl"
 alias S = ${source}; // element type of x
 

@@ -1,6 +1,6 @@
 //# computes   out[b] = sum over l of weight[b, l] * x[b, l]
 //# parallel   an invocation owns one element of out
-//# keys       dtype = f32|f16, wg = 64
+//# keys       dtype = f32, wg = 64
 //# buffers    x, weight, out
 //# launch     flat, ceil(n / wg) work groups
 //# numerics   sums in f32 in ascending order: deterministic

@@ -1,6 +1,6 @@
 //# computes   dx[b, l] (=|+=) weight[b, l] * dout[b]; dweight[b, l] = x[b, l] . dout[b]
 //# parallel   a work group owns one row (b, l)
-//# keys       dtype = f32|f16, add = flag, dweight = flag, wg = 64, subgroups = flag
+//# keys       dtype = f32, add = flag, dweight = flag, wg = 64, subgroups = flag
 //# buffers    x, weight, dout, dx, dweight
 //# launch     flat, B L work groups
 //# numerics   products in f32, summed over the work group: deterministic

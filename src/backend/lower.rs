@@ -222,20 +222,15 @@ impl Context<'_> {
     pub fn dtype(&self, id: TensorId) -> Result<&'static str> {
         let place = &self.place;
         match self.desc(id).dtype {
-            DType::F16 | DType::Bf16 if self.caps.language == Language::Ptx => Err(Error::device(format!(
-                "{place}: half precision is for operands of products so far; build the program in f32"
+            DType::F16 | DType::Bf16 => Err(Error::device(format!(
+                "{place}: half precision is for operands of products; build the program in f32"
             ))),
             DType::F32 => Ok("f32"),
             DType::I32 => Ok("i32"),
             DType::U32 => Ok("u32"),
-            DType::F16 if self.caps.f16 => Ok("f16"),
-            DType::F16 => {
-                Err(Error::device(format!("{place}: this adapter lacks SHADER_F16, which float16 needs; use f32")))
+            other => {
+                Err(Error::device(format!("{place}: {} has no {other}; build the program in f32", self.caps.language)))
             }
-            other => Err(Error::device(format!(
-                "{place}: {} has no {other}; build the program in f32, or in f16 where the adapter has it",
-                self.caps.language
-            ))),
         }
     }
     /// Template value of the half precision of a tensor, for kernels that take nothing else.
@@ -246,11 +241,13 @@ impl Context<'_> {
         let (place, dtype) = (&self.place, self.desc(id).dtype);
         let (major, minor) = self.caps.capability;
         match dtype {
-            DType::F16 if self.caps.language == Language::Wgsl => self.dtype(id),
+            DType::F16 if self.caps.language == Language::Wgsl && !self.caps.f16 => {
+                Err(Error::device(format!("{place}: this adapter lacks SHADER_F16, which float16 needs; use f32")))
+            }
+            DType::F16 => Ok("f16"),
             _ if self.caps.language == Language::Wgsl => Err(Error::device(format!(
                 "{place}: WGSL has no {dtype}; use float16 where the adapter has SHADER_F16, or f32"
             ))),
-            DType::F16 => Ok("f16"),
             _ if self.caps.capability < AMPERE => Err(Error::device(format!(
                 "{place}: {dtype} needs compute capability 8.0 (A100, RTX 30) or newer, this card has {major}.{minor}; \
                  use float16, which every card has, or f32"

@@ -1,6 +1,5 @@
-enable f16;
 alias T = f32; // element type of floating-point tensors in memory
-alias S = f16; // element type of x
+alias S = f32; // element type of x
 
 struct Params {
   n: u32,    // elements

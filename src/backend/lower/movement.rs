@@ -50,7 +50,7 @@ pub fn copy_blocks(op: &CopyBlocks, c: &Context) -> Result<Vec<Launch>> {
     let places = [src_offset, src_stride, dst_offset, dst_stride, length, c.first(op.src), c.first(op.dst.id)];
     // Halves go by twos where all blocks have whole ones.
     let (dtype, unit) = match halves {
-        false => (c.dtype(op.src)?, 1),
+        false => (c.element(op.src)?, 1),
         true if places.iter().all(|place| place.is_multiple_of(2)) => ("u32", 2),
         true => ("b16", 1),
     };
