@@ -14,7 +14,6 @@ use xlnet::model::heads::{SummaryOptions, SummaryType};
 use xlnet::model::original::{OriginalNames, OriginalVariable};
 use xlnet::model::{MaskKind, QueryKind, TransformerOptions};
 use xlnet::tensor::{DType, TensorId};
-use xlnet::train::init::{InitOptions, initialize};
 use xlnet::train::keys::Keyed as _;
 use xlnet::train::pretrain::{Event, Pretraining};
 use xlnet::train::run_config::RunConfig;
@@ -23,6 +22,7 @@ use xlnet::train::schedule::{DecayMethod, Schedule};
 use xlnet::train::session::{Session, StepResult};
 use xlnet::train::step::{Objective, OptimizerOptions, StepOptions};
 use xlnet_testkit::golden::{self, Case};
+use xlnet_testkit::learning::{Learning, largest_scale};
 use xlnet_testkit::{Backend, devices};
 
 /// A case's settings, by the original's flag names.
@@ -397,39 +397,11 @@ fn a_pretraining_step_on_the_interpreter_is_that_of_the_cpu() -> Result<()> {
 
 /// A small language model on the same batch again and again, in what `products` says.
 fn small_session(products: Option<DType>, loss_scale: f64, device: Device) -> Result<Session> {
-    let small =
+    let model =
         XlnetConfig { n_layer: 2, d_model: 32, n_head: 2, d_head: 16, d_inner: 64, n_token: 50, ..XlnetConfig::base() };
-    let (rows, length, targets) = (8, 16, 5);
-    let transformer = TransformerOptions {
-        batch: rows / 2,
-        length,
-        memory: 8,
-        mem_len: 8,
-        mask: MaskKind::Ranks,
-        query: QueryKind::Targets(targets),
-        products,
-        ..Default::default()
-    };
-    let schedule = Schedule { learning_rate: 5e-3, ..Schedule::default() };
-    let optimizer = Some(OptimizerOptions { schedule, loss_scale, ..Default::default() });
-    let options =
-        StepOptions { transformer, objective: Objective::LanguageModel, accumulate: 2, float: DType::F32, optimizer };
-    let mut session = Session::new(&small, options, device, 1)?;
+    let session = Learning { model, length: 16, dropout: 0.0, products, loss_scale }.open(device)?;
     let casts = session.program().program.steps.iter().filter(|step| step.op.name() == "cast").count();
     assert!((casts > 0) == products.is_some(), "{casts} roundings");
-    let (program, exec) = session.parts();
-    initialize(exec, program, &InitOptions::default())?;
-    session.reset_memory()?;
-    let ids: Vec<i32> = (0..rows * length).map(|i| (i * i + i / 7) as i32 % 50).collect();
-    let ranks: Vec<i32> = (0..rows * length).map(|i| (i % length * 7 % length) as i32).collect();
-    let positions: Vec<i32> = (0..rows * targets).map(|i| (i % targets * 3) as i32).collect();
-    let wanted: Vec<i32> = (0..rows * targets).map(|i| ids[i / targets * length + i % targets * 3]).collect();
-    session.input_i32("input_ids", &ids)?;
-    session.input_i32("query_rank", &ranks)?;
-    session.input_i32("key_rank", &ranks)?;
-    session.input_i32("target_positions", &positions)?;
-    session.input_i32("targets", &wanted)?;
-    session.input_f32("target_weights", &vec![1.0 / (rows * targets) as f32; rows * targets])?;
     Ok(session)
 }
 
@@ -494,15 +466,12 @@ fn the_scale_of_the_loss_changes_no_bit() -> Result<()> {
     Ok(())
 }
 
-/// The largest scale there is, with which gradients of losses overflow f16.
-const LARGEST_SCALE: &str = r#"{"scale": 16777216.0, "good_steps": 0}"#;
-
 /// Steps whose gradients overflow f16 change nothing but the scale; with a smaller one the model learns.
 #[test]
 fn steps_that_overflow_are_left_out() -> Result<()> {
     for device in [Device::Cpu, Device::CpuReference] {
         let mut session = small_session(Some(DType::F16), 0.0, device)?;
-        session.resume_loss_scale(serde_json::from_str(LARGEST_SCALE).expect("a state"));
+        session.resume_loss_scale(largest_scale());
         let before = weights(&mut session)?;
         let mut overflows = 0;
         let first = loop {
@@ -558,7 +527,7 @@ fn a_run_in_f16_resumes_its_scale() -> Result<()> {
     };
     let from_largest = |name: &str| -> Result<Pretraining> {
         let mut training = prepare(name)?;
-        training.session().resume_loss_scale(serde_json::from_str(LARGEST_SCALE).expect("a state"));
+        training.session().resume_loss_scale(largest_scale());
         Ok(training)
     };
     let whole = run(from_largest("whole")?, 9)?;

@@ -13,13 +13,11 @@ use xlnet::backend::Device;
 use xlnet::backend::lower::{Caps, Context, Slice, fuse};
 use xlnet::backend::wgpu::Gpu;
 use xlnet::config::XlnetConfig;
-use xlnet::model::{MaskKind, QueryKind, TransformerOptions};
 use xlnet::op::Op;
 use xlnet::tensor::DType;
-use xlnet::train::init::{InitOptions, initialize};
-use xlnet::train::schedule::Schedule;
 use xlnet::train::session::Session;
 use xlnet::train::step::{Objective, OptimizerOptions, StepOptions, StepProgram};
+use xlnet_testkit::learning::{Learning, largest_scale};
 
 /// False where there is no adapter; in CI, that is a failure.
 fn there() -> bool {
@@ -126,28 +124,13 @@ fn products_in_f16_learn_like_f32() {
     if !Gpu::find(0).expect("an adapter").caps.f16 {
         return println!("not tested: no SHADER_F16");
     }
-    let (rows, length, targets) = (8, 17, 5);
     // Heads of 64 elements, so that attention is in half precision too.
     let small =
         XlnetConfig { n_layer: 2, d_model: 36, n_head: 2, d_head: 64, d_inner: 60, n_token: 50, ..XlnetConfig::base() };
     let session = |half: bool, loss_scale: f64, device: Device| -> Session {
-        let transformer = TransformerOptions {
-            batch: rows / 2,
-            length,
-            memory: 8,
-            mem_len: 8,
-            mask: MaskKind::Ranks,
-            query: QueryKind::Targets(targets),
-            dropout: 0.1,
-            dropatt: 0.1,
-            products: half.then_some(DType::F16),
-            ..Default::default()
-        };
-        let schedule = Schedule { learning_rate: 5e-3, ..Schedule::default() };
-        let optimizer = Some(OptimizerOptions { schedule, loss_scale, ..Default::default() });
-        let objective = Objective::LanguageModel;
-        let options = StepOptions { transformer, objective, accumulate: 2, float: DType::F32, optimizer };
-        let mut session = Session::new(&small, options, device, 1).expect("a session");
+        let products = half.then_some(DType::F16);
+        let small = Learning { model: small.clone(), length: 17, dropout: 0.1, products, loss_scale };
+        let session = small.open(device).expect("a session");
         let halves = |name: &str| {
             let program = session.program().program.steps.iter().filter(|step| step.op.name() == name);
             program
@@ -166,23 +149,6 @@ fn products_in_f16_learn_like_f32() {
         ]
         .map(halves);
         assert!(used.iter().all(|count| (*count > 0) == half), "{used:?}");
-        let (program, exec) = session.parts();
-        initialize(exec, program, &InitOptions::default()).expect("weights");
-        session.reset_memory().expect("memories");
-        let ids: Vec<i32> = (0..rows * length).map(|i| (i * i + i / 7) as i32 % 50).collect();
-        let ranks: Vec<i32> = (0..rows * length).map(|i| (i % length * 7 % length) as i32).collect();
-        let positions: Vec<i32> = (0..rows * targets).map(|i| (i % targets * 3) as i32).collect();
-        let wanted: Vec<i32> = (0..rows * targets).map(|i| ids[i / targets * length + i % targets * 3]).collect();
-        let inputs = [
-            ("input_ids", &ids),
-            ("query_rank", &ranks),
-            ("key_rank", &ranks),
-            ("target_positions", &positions),
-            ("targets", &wanted),
-        ];
-        inputs.iter().for_each(|(name, values)| session.input_i32(name, values).expect("an input"));
-        let weights = vec![1.0 / (rows * targets) as f32; rows * targets];
-        session.input_f32("target_weights", &weights).expect("an input");
         session
     };
     let run = |half: bool, device: Device| -> Vec<(f64, f64)> {
@@ -208,7 +174,7 @@ fn products_in_f16_learn_like_f32() {
     assert!(f32s != halves, "f16 is f32");
     // From the largest scale of the loss, steps overflow until it is small enough.
     let mut overflowing = session(true, 0.0, Device::Wgpu(0));
-    overflowing.resume_loss_scale(serde_json::from_str(r#"{"scale": 16777216.0, "good_steps": 0}"#).expect("a state"));
+    overflowing.resume_loss_scale(largest_scale());
     let steps: Vec<_> = (0..6).map(|_| overflowing.train().expect("a step")).collect();
     assert!(steps[0].overflowed && !steps[5].overflowed && steps[5].gradient_norm.is_finite(), "{steps:?}");
 }

@@ -65,7 +65,7 @@ pub fn options(task: Task, shape: &ShapeArgs, batch: usize) -> Result<StepOption
         query: if pretrain { QueryKind::Targets(targets) } else { QueryKind::None },
         dropout,
         dropatt: dropout,
-        products: products(shape.bf16, shape.f16)?,
+        products: products(shape.bf16, shape.f16),
         recompute: match shape.recompute {
             Recomputation::None => Recompute::None,
             Recomputation::Layer => Recompute::Layer,

@@ -478,7 +478,7 @@ impl FinetuneConfig {
     }
     /// What operands of products are rounded to.
     pub fn products(&self) -> Option<DType> {
-        loss_scale::products(self.use_bfloat16, self.use_float16).ok().flatten()
+        loss_scale::products(self.use_bfloat16, self.use_float16)
     }
     /// Learning rate by step, once resolved.
     pub fn schedule(&self) -> Schedule {

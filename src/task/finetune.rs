@@ -402,9 +402,7 @@ impl Finetuning {
             let StepResult { step, loss, gradient_norm, .. } = result;
             return Err(self.diverged(&format!("step {step} has loss {loss} and gradient norm {gradient_norm}")));
         }
-        if result.loss.is_finite() {
-            self.window.add(result.loss);
-        }
+        self.window.add(result.loss);
         Ok(result)
     }
     fn diverged(&mut self, what: &str) -> Error {
@@ -414,9 +412,6 @@ impl Finetuning {
     /// Tells of losses that jump, and stops when they stay up. A usual loss proves the weights that were saved last.
     fn watch(&mut self, result: &StepResult, observe: &mut dyn FnMut(Event)) -> Result<()> {
         let StepResult { step, loss, .. } = *result;
-        if !loss.is_finite() {
-            return Ok(()); // an overflow, which proves nothing
-        }
         let height = self.config.loss_spike.unwrap_or(0.0);
         match self.guard.watch(loss, height) {
             Verdict::Usual => return self.saving.write(&self.config.model_dir, self.config.max_save),
@@ -430,7 +425,7 @@ impl Finetuning {
                 let good = self.saving.last_good();
                 return Err(guard::spike_lasts(result, steps, mean, height, &good));
             }
-            Verdict::Spike { .. } => {}
+            Verdict::Spike { .. } | Verdict::NotFinite => {}
         }
         Ok(())
     }

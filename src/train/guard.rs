@@ -43,12 +43,17 @@ pub enum Verdict {
         /// Updates that it lasted.
         steps: u64,
     },
+    /// No finite number: of a step that overflowed and changed nothing, which proves nothing.
+    NotFinite,
 }
 
 impl LossGuard {
     /// Takes in a loss; one `height` nats above the mean of about the last hundred usual ones belongs to a spike. A
     /// `height` of 0 finds none.
     pub fn watch(&mut self, loss: f64, height: f64) -> Verdict {
+        if !loss.is_finite() {
+            return Verdict::NotFinite;
+        }
         let mean = self.recent.iter().sum::<f64>() / self.recent.len().max(1) as f64;
         if height > 0.0 && self.recent.len() >= FEWEST && loss > mean + height {
             self.spike += 1;
@@ -105,7 +110,6 @@ pub fn find_state_not_finite(session: &mut Session) -> Result<Option<String>> {
 }
 
 fn find_in(session: &mut Session, groups: Vec<(&str, Vec<TensorId>)>) -> Result<Option<String>> {
-    let largest = largest_weight(session)?;
     for (kind, ids) in groups {
         let (mut first, mut tensors, all) = (None, 0, ids.len());
         for id in ids {
@@ -120,7 +124,7 @@ fn find_in(session: &mut Session, groups: Vec<(&str, Vec<TensorId>)>) -> Result<
             let name = &session.program().program.tensor(id).name;
             let rest = if tensors > 1 { format!(", {} more of {all} have some", tensors - 1) } else { String::new() };
             let what = format!("{kind} {name} has {wrong} of {values} values that are no finite numbers{rest}");
-            return Ok(Some(format!("{what}; {largest}")));
+            return Ok(Some(format!("{what}; {}", largest_weight(session)?)));
         }
     }
     Ok(None)
@@ -186,6 +190,7 @@ mod tests {
         assert!(guard.in_spike());
         // Unusual losses do not count into what is usual.
         assert!(matches!(guard.watch(60.0, 2.0), Verdict::Spike { steps: 2, mean } if (mean - 4.525).abs() < 1e-9));
+        assert_eq!((guard.watch(f64::NAN, 2.0), guard.in_spike()), (Verdict::NotFinite, true));
         assert_eq!(guard.watch(5.0, 2.0), Verdict::SpikeEnds { steps: 2 });
         assert_eq!((guard.in_spike(), guard.recent.len()), (false, 100));
     }

@@ -92,7 +92,12 @@ impl LossScale {
 /// # Errors
 /// When they do not.
 pub fn check(bf16: bool, f16: bool, loss_scale: f64, check_finite: bool) -> Result<()> {
-    let scale = LossScale::new(loss_scale, products(bf16, f16)?)?;
+    if bf16 && f16 {
+        let what = "use_bfloat16 and use_float16 are both true; set one: bfloat16 needs no loss scale, float16 is for cards \
+                    without it";
+        return Err(Error::config(what));
+    }
+    let scale = LossScale::new(loss_scale, products(bf16, f16))?;
     if check_finite && scale.state().is_some() {
         let what = "check_finite stops at the first overflow, and with use_float16 a loss_scale of 0 grows until one comes; \
                     set loss_scale to a number, such as the last one that was logged";
@@ -101,21 +106,9 @@ pub fn check(bf16: bool, f16: bool, loss_scale: f64, check_finite: bool) -> Resu
     Ok(())
 }
 
-/// The element type that operands of products are rounded to.
-///
-/// # Errors
-/// When both are asked for.
-pub fn products(bf16: bool, f16: bool) -> Result<Option<DType>> {
-    match (bf16, f16) {
-        (true, true) => {
-            let what = "use_bfloat16 and use_float16 are both true; set one: bfloat16 needs no loss scale, float16 is for \
-                        cards without it";
-            Err(Error::config(what))
-        }
-        (true, _) => Ok(Some(DType::Bf16)),
-        (_, true) => Ok(Some(DType::F16)),
-        _ => Ok(None),
-    }
+/// The element type that operands of products are rounded to; [`check`] refuses both.
+pub fn products(bf16: bool, f16: bool) -> Option<DType> {
+    if bf16 { Some(DType::Bf16) } else { f16.then_some(DType::F16) }
 }
 
 #[cfg(test)]

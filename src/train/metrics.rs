@@ -20,9 +20,11 @@ pub struct Window {
 }
 
 impl Window {
-    /// Adds one step.
+    /// Adds one step; none whose loss is no finite number, which overflowed and changed nothing.
     pub fn add(&mut self, loss: f64) {
-        self.losses.push(loss);
+        if loss.is_finite() {
+            self.losses.push(loss);
+        }
     }
     /// Mean loss; the original divides the first window by one too many, we do not.
     pub fn mean(&self) -> f64 {
@@ -221,6 +223,7 @@ mod tests {
     fn the_mean_divides_by_what_was_summed() {
         let mut window = Window::default();
         window.add(10.0);
+        window.add(f64::INFINITY);
         window.add(12.0);
         assert_eq!(window.mean(), 11.0);
     }

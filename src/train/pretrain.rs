@@ -296,9 +296,7 @@ impl Pretraining {
             let StepResult { step, loss, gradient_norm, .. } = result;
             return Err(self.diverged(format!("step {step} has loss {loss} and gradient norm {gradient_norm}")));
         }
-        if result.loss.is_finite() {
-            self.window.add(result.loss);
-        }
+        self.window.add(result.loss);
         Ok(result)
     }
     fn step_with_others(&mut self) -> Result<StepResult> {
@@ -334,9 +332,6 @@ impl Pretraining {
     /// Tells of losses that jump, and stops when they stay up. A usual loss proves the weights that were saved last.
     fn watch(&mut self, result: &StepResult, observe: &mut dyn FnMut(Event)) -> Result<()> {
         let (StepResult { step, loss, .. }, config) = (*result, &self.plan.config);
-        if !loss.is_finite() {
-            return Ok(()); // an overflow, which proves nothing
-        }
         match self.guard.watch(loss, config.loss_spike) {
             Verdict::Usual => return self.saving.write(&config.model_dir, config.max_save),
             Verdict::SpikeBegins { mean } => {
@@ -350,7 +345,7 @@ impl Pretraining {
                 let good = self.last_good();
                 return Err(guard::spike_lasts(result, steps, mean, height, &good));
             }
-            Verdict::Spike { .. } => {}
+            Verdict::Spike { .. } | Verdict::NotFinite => {}
         }
         Ok(())
     }

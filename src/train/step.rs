@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::loss_scale::LossScale;
 use super::schedule::Schedule;
 use crate::backend::{Device, Executor};
 use crate::config::XlnetConfig;
@@ -104,7 +103,7 @@ pub struct OptimizerOptions {
     pub lr_layer_decay_rate: f32,
     /// What it scales.
     pub layer_decay: LayerDecay,
-    /// Factor of the loss while gradients are computed; 0 is 1, or adapts itself with products in f16. See [`LossScale`].
+    /// Factor of the loss while gradients are computed; 0 is 1, or adapts itself with products in f16. See [`super::loss_scale::LossScale`].
     pub loss_scale: f64,
 }
 
@@ -228,7 +227,6 @@ impl StepProgram {
     pub fn build(config: &XlnetConfig, options: &StepOptions) -> Result<StepProgram> {
         if let Some(optimizer) = &options.optimizer {
             optimizer.schedule.validate()?;
-            LossScale::new(optimizer.loss_scale, options.transformer.products)?;
         }
         if options.accumulate == 0 {
             return Err(Error::config("accumulate must be at least 1, but is 0"));

@@ -15,6 +15,7 @@ use xlnet::train::init::{InitOptions, initialize};
 use xlnet::train::ranks::Ranks;
 use xlnet::train::session::{Session, StepResult};
 use xlnet::train::step::{Objective, OptimizerOptions, StepOptions};
+use xlnet_testkit::learning::largest_scale;
 
 use super::runs::{build, free_port};
 
@@ -98,7 +99,7 @@ fn session(set: &RecordSet, batch: usize, accumulate: usize, dropout: f32, half:
     };
     let mut session = Session::new(&config, options, Device::Cpu, 7).unwrap();
     // With the largest scale of the loss the first steps overflow f16.
-    session.resume_loss_scale(serde_json::from_str(r#"{"scale": 16777216.0, "good_steps": 0}"#).unwrap());
+    session.resume_loss_scale(largest_scale());
     session.reset_memory().unwrap();
     session
 }

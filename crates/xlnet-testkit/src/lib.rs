@@ -3,6 +3,7 @@
 //! - [`cases`]: op cases as data, one file per family; [`case`] runs them against `cpu:reference` in f64.
 //! - [`gradients`]: central differences for every op that has a gradient.
 //! - [`golden`]: cases computed by outside implementations; [`golden_attention`] runs those of the attention op.
+//! - [`learning`]: a small model that learns, in any precision.
 //! - [`fuzz`]: readers of every file format as functions of any bytes.
 //!
 //! A new op needs cases here: a test asserts that no op of the vocabulary is without.
@@ -16,6 +17,7 @@ pub mod golden;
 pub mod golden_attention;
 pub mod gradients;
 pub mod interpreter;
+pub mod learning;
 pub mod setup;
 
 use xlnet::backend::Device;

@@ -24,7 +24,7 @@ pub struct Report {
     /// What it is.
     pub name: String,
     /// Precision.
-    pub dtype: std::borrow::Cow<'static, str>,
+    pub dtype: String,
     /// Who computes matrix products.
     pub products: String,
     /// What it can do at most.
@@ -114,7 +114,7 @@ pub fn word(task: Task) -> &'static str {
 impl Report {
     /// An empty table.
     pub fn new(device: Device, half: Option<DType>, limits: Limits) -> Self {
-        let dtype = half.map_or("f32".into(), |half| format!("products of {half}").into());
+        let dtype = half.map_or("f32".to_owned(), |half| format!("products of {half}"));
         let (version, name) = (env!("CARGO_PKG_VERSION"), name(device));
         let products = products(device);
         Report { version, device: device.to_string(), name, dtype, products, limits, steps: vec![] }
